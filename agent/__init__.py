@@ -1,0 +1,1 @@
+"""What runs on the Pi: verify, deploy, prove, fall back, stream."""

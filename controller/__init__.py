@@ -1,0 +1,1 @@
+"""What runs on the workstation: export, sign, publish, roll out, watch."""

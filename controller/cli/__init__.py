@@ -1,0 +1,1 @@
+"""fleetctl: one file a noun."""

@@ -1,0 +1,1 @@
+"""Output tensors to detections, one module a task. Pure."""
