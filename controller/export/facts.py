@@ -1,0 +1,73 @@
+"""What the exporter learned about a package, kept inside its simulator graph.
+
+The graph is the one file of a package that our own code writes, so it carries the facts in its
+metadata: a release can be made from graph and labels alone (as the demo does), and no file beside
+them can contradict them.
+"""
+
+from pathlib import Path
+
+import msgspec
+import onnxruntime
+
+from shared.errors import ExportError
+from shared.limits import FILE_BYTES
+from shared.release import Input, Output, Task
+
+FACTS_KEY = "imx_facts"  # Metadata keys of the simulator graph.
+NETWORK_NAME_KEY = "imx_network_name"
+LOWERED_KEY = "imx_lowered"
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the manifest says about the network itself.
+
+    Attributes:
+        threshold_permille: The lowest score that the network's own NMS lets through.
+        memory_bytes: What the network takes of the sensor's memory; 0 where it is unknown.
+        provenance: Weights, data, tools and licence, in words.
+    """
+
+    task: Task
+    network_name: str
+    input: Input
+    outputs: tuple[Output, ...]
+    threshold_permille: int
+    memory_bytes: int
+    provenance: dict[str, str]
+
+
+def read_facts(graph: Path) -> Facts:
+    """Return the facts in a simulator graph.
+
+    Raises:
+        ExportError: It is not a graph that this exporter wrote.
+    """
+    try:
+        with graph.open("rb") as file:
+            data = file.read(FILE_BYTES + 1)
+    except OSError as error:
+        raise ExportError(f"cannot read the simulator graph {graph}: {error}") from error
+    if len(data) > FILE_BYTES:
+        raise ExportError(f"expected a simulator graph of at most {FILE_BYTES} bytes: {graph}")
+    text = _metadata(data, graph).get(FACTS_KEY)
+    if text is None:
+        raise ExportError(f"expected a graph that `fleetctl model build` wrote, got {graph}")
+    try:
+        return msgspec.json.decode(text, type=Facts)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise ExportError(f"the facts in {graph} do not read: {error}") from error
+
+
+def _metadata(data: bytes, graph: Path) -> dict[str, str]:
+    # onnxruntime's exceptions share no public base class, so this is the one broad catch.
+    try:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = onnxruntime.InferenceSession(
+            data, sess_options=options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise ExportError(f"{graph} is not an ONNX graph: {str(error)[:200]}") from error
+    metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    return metadata

@@ -1,0 +1,131 @@
+"""A package becomes an unsigned release: the manifest and the bytes of its files.
+
+Needs neither torch nor Sony's tools: the demo packs a release from a committed simulator graph and
+its labels in the same way as ``model build`` packs what the converter wrote.
+"""
+
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+
+from controller.export.facts import read_facts
+from shared.errors import ExportError
+from shared.limits import BLOCK_BYTES, FILE_BYTES, LABELS_MAX, NAME_CHARACTERS_MAX
+from shared.release import (
+    Decode,
+    File,
+    Manifest,
+    Requires,
+    Role,
+    encode_manifest,
+    open_manifest,
+)
+
+AGENT_NEEDED = "0.1.0"  # The oldest agent that decodes what this exporter builds.
+FRAME_RATE = 16  # An n-sized detector at 320 px keeps up with it on the sensor, with room to spare.
+FILE_NAMES: dict[Role, str] = {
+    "network": "packerOut.zip",
+    "dnn_params": "dnnParams.xml",
+    "labels": "labels.txt",
+    "memory_report": "MemoryReport.json",
+    "simulator": "simulator.onnx",
+}
+
+
+def files_of(folder: Path) -> dict[Role, Path]:
+    """Return the files of a package's folder by role; what is not there is left out."""
+    paths = {role: folder / name for role, name in FILE_NAMES.items()}
+    return {role: path for role, path in paths.items() if path.is_file()}
+
+
+def make_release(
+    source: Path | Mapping[Role, Path],
+    *,
+    name: str,
+    version: int,
+    frame_rate: int = FRAME_RATE,
+) -> tuple[Manifest, dict[str, bytes]]:
+    """Return the manifest of a package, and its files by name.
+
+    Args:
+        source: The package's folder, or its files by role; ``simulator`` and ``labels`` at least.
+        name: The release's name.
+        version: Its version; a name and version are never signed for other content.
+        frame_rate: Frames a second that the sensor is asked for.
+
+    Raises:
+        ExportError: A file is missing, too large, or not what its role says.
+        RefusedError: The name, the version or the release as a whole breaks a bound.
+    """
+    paths = files_of(source) if isinstance(source, Path) else source
+    for role in ("simulator", "labels"):
+        if role not in paths:
+            raise ExportError(f"expected a {FILE_NAMES[role]} in the package {source}")
+    facts = read_facts(paths["simulator"])
+    contents = {FILE_NAMES[role]: _read(path) for role, path in sorted(paths.items())}
+    manifest = Manifest(
+        name=name,
+        version=version,
+        task=facts.task,
+        frame_rate=frame_rate,
+        network_name=facts.network_name,
+        input=facts.input,
+        outputs=facts.outputs,
+        decode=Decode(threshold_permille=facts.threshold_permille),
+        labels=len(read_labels(contents[FILE_NAMES["labels"]])),
+        requires=Requires(agent=AGENT_NEEDED),
+        memory_bytes=facts.memory_bytes,
+        golden=None,
+        receipt=None,
+        provenance=facts.provenance,
+        files=tuple(_file(role, contents[FILE_NAMES[role]]) for role in sorted(paths)),
+    )
+    return _as_agents_read(manifest), contents
+
+
+def read_labels(data: bytes) -> tuple[str, ...]:
+    """Return the label names, one a line, in the order of their classes.
+
+    Raises:
+        ExportError: There are none, too many, or one is empty or too long.
+    """
+    try:
+        labels = tuple(data.decode("utf-8").splitlines())
+    except UnicodeDecodeError as error:
+        raise ExportError(f"the labels are not UTF-8: {error}") from error
+    if not 1 <= len(labels) <= LABELS_MAX:
+        raise ExportError(f"expected 1 to {LABELS_MAX} labels, got {len(labels)}")
+    for label in labels:
+        if not label.strip() or len(label) > NAME_CHARACTERS_MAX:
+            raise ExportError(
+                f"expected labels of 1 to {NAME_CHARACTERS_MAX} characters, got {label[:80]!r}"
+            )
+    return labels
+
+
+def _as_agents_read(manifest: Manifest) -> Manifest:
+    """Return the manifest as an agent will read it: what it would refuse is refused here."""
+    data = encode_manifest(manifest)
+    return open_manifest(data, sha256_expected=sha256(data).hexdigest(), release=manifest.release)
+
+
+def _file(role: Role, data: bytes) -> File:
+    starts = range(0, len(data), BLOCK_BYTES)
+    return File(
+        role=role,
+        name=FILE_NAMES[role],
+        bytes=len(data),
+        sha256=sha256(data).hexdigest(),
+        blocks=tuple(sha256(data[i : i + BLOCK_BYTES]).hexdigest() for i in starts),
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(FILE_BYTES + 1)
+    except OSError as error:
+        raise ExportError(f"cannot read {path}: {error}") from error
+    if len(data) > FILE_BYTES:
+        raise ExportError(f"expected at most {FILE_BYTES} bytes in {path}")
+    return data
