@@ -1,0 +1,65 @@
+# Needs python3 (3.11 or newer) with its venv module, and make; everything else comes into .venv.
+#
+#   make demo   [ARGS="--once --devices 5"]   the main job, shown on this machine
+#   make test   [ARGS="-k trust"]             the tests; those that need torch are left out
+#   make check                                lint, format, types, import direction
+#   make test-export                          trains, exports and rolls out a real model (torch, Java 17)
+#   make bench  [ARGS="-o json"]              numbers, not a test
+#   make clean                                take .venv and the caches away
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# By exact version, and before everything else: see docs/export.md.
+TORCH := torch==2.14.1 torchvision==0.29.1
+
+.PHONY: help demo test check test-export bench clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: .venv/.demo
+	@$(BIN)/fleetctl demo $(ARGS)
+
+test: .venv/.dev
+	@$(BIN)/python -m pytest -m "not export" $(ARGS)
+
+check: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+test-export: .venv/.export
+	@$(BIN)/python -m pytest -m export $(ARGS)
+
+bench: .venv/.dev
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@echo "Making a virtual environment in .venv"
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	  echo "expected python3 with its venv module (Debian: apt install python3-venv)" >&2; exit 1; }
+
+# A stamp is older than pyproject.toml when what is installed may be out of date.
+.venv/.demo: pyproject.toml | .venv/bin/python
+	@echo "Installing imxfleet with its controller and simulated camera (a minute or two, once)"
+	@$(PIP) install --editable '.[controller,sim]'
+	@touch $@
+
+.venv/.dev: pyproject.toml | .venv/bin/python
+	@echo "Installing imxfleet with its tools for development (a minute or two, once)"
+	@$(PIP) install --editable '.[dev]'
+	@touch .venv/.demo $@
+
+.venv/.export: pyproject.toml | .venv/bin/python
+	@echo "Installing torch, then Ultralytics and Sony's tools (several gigabytes, once)"
+	@$(PIP) install $(TORCH)
+	@$(PIP) install --editable '.[export,dev]'
+	@touch .venv/.demo .venv/.dev $@
