@@ -1,0 +1,233 @@
+"""What parent and child say to each other about one camera: types and framing.
+
+The job goes to the child once, before it starts. Then the child talks and the parent listens:
+length-prefixed JSON, every message bounded, an unknown one an error. The parent's only word is to
+close the child's standard input, which means "stop"; its own death says the same.
+"""
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from shared.detections import Class, Object
+from shared.errors import LimitError, MalformedError
+from shared.limits import MANIFEST_BYTES
+from shared.release import Role
+
+MESSAGE_BYTES_MAX = 256 * 1024  # 300 objects of a detector are 40 KB.
+JOB_BYTES_MAX = 2 * MANIFEST_BYTES + 65_536  # The manifest as base64, paths and faults.
+PROBLEMS_MAX = 8
+FAULTS_MAX = 32
+_LENGTH = struct.Struct(">I")
+
+Kind = Literal["simulated", "modlib"]
+FaultKind = Literal[
+    "slow_upload",  # `value` seconds before the stream starts.
+    "failed_start",
+    "busy",  # EBUSY: somebody else holds the camera.
+    "dead_bridge",  # Starts fail once `value` starts have been made since boot.
+    "hang",  # The driver never returns and the child does not even stop when asked.
+    "crash",  # The child dies.
+    "no_valid_output",  # Frames come, inferences do not.
+    "low_rate",  # Only `value` permille of the frames carry an inference.
+    "stall",  # No frame any more.
+    "wrong_name",
+    "wrong_shapes",
+    "not_finite",
+    "class_out_of_range",
+    "slow_dnn",  # The network takes `value` times its frame's time.
+]
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Something that a simulated camera does wrong.
+
+    Attributes:
+        release: Only with this release (``name@version``); None: with any.
+        after_seconds: Only that long after the start of the stream.
+        value: What it means stands at the kind.
+    """
+
+    kind: FaultKind
+    release: str | None = None
+    after_seconds: float = 0.0
+    value: float = 0.0
+
+
+class Simulation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a simulated camera looks at, and what goes wrong with it.
+
+    Attributes:
+        scene: ``shapes``, ``folder:<path>`` of images, or ``video:<path>``.
+        seed: Which of the drawn scenes.
+    """
+
+    scene: str = "shapes"
+    seed: int = 0
+    faults: tuple[Fault, ...] = ()
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One release on one camera, from start to stop: all that the child needs to know.
+
+    Attributes:
+        folder: Where the release is staged, each file under its name in the manifest.
+        manifest: The bytes that the parent verified.
+        frame_rate: Frames a second that the sensor is asked for.
+        threshold_permille: The lowest score that the child passes on.
+        starts: Camera starts since boot before this one; the child cannot count them itself.
+        rpk: The packaged network, for a camera that is real; None: package it first.
+    """
+
+    camera: int
+    kind: Kind
+    folder: str
+    manifest: bytes
+    frame_rate: float
+    threshold_permille: int
+    simulation: Simulation = Simulation()
+    starts: int = 0
+    rpk: str | None = None
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
+    """A message of the child."""
+
+
+class Uploading(_Message, frozen=True, kw_only=True):
+    """The network is on its way into the sensor."""
+
+    done_permille: int
+
+
+class Streaming(_Message, frozen=True, kw_only=True):
+    """The camera's start returned: the upload is complete and frames will come."""
+
+
+class GoldenCompared(_Message, frozen=True, kw_only=True):
+    """The golden set ran: so many of its objects were found again."""
+
+    found_permille: int
+
+
+class FrameSeen(_Message, frozen=True, kw_only=True):
+    """One frame.
+
+    Attributes:
+        frame: Frames since the camera's start, never wrapping; the sensor's count, so that frames
+            which nobody fetched leave a gap.
+        at: Capture time, seconds since 1970.
+        is_valid: It carries a fresh inference; otherwise nothing below is set.
+        network_name: What the sensor says runs; empty where it does not say.
+        shapes: Of the output tensors.
+        problems: What is wrong with the values: words of shared/decode.
+        objects: For detect, pose and segment, best first; None for classify.
+        classes: For classify, best first.
+        decode_us: Microseconds from output tensors to this message.
+    """
+
+    frame: int
+    at: float
+    is_valid: bool
+    network_name: str = ""
+    shapes: tuple[tuple[int, ...], ...] = ()
+    dnn_ms: float | None = None
+    dsp_ms: float | None = None
+    problems: tuple[str, ...] = ()
+    objects: tuple[Object, ...] | None = None
+    classes: tuple[Class, ...] | None = None
+    decode_us: int = 0
+
+
+class CameraFailed(_Message, frozen=True, kw_only=True):
+    """The camera cannot go on; the child ends after this.
+
+    Codes: ``missing``, ``busy``, ``start_failed``, ``release`` (a file of the release is no good),
+    ``unavailable`` (a library is not installed), ``unsupported``, ``crashed``, ``protocol``.
+    """
+
+    code: str
+    text: str
+
+
+Message = Uploading | Streaming | GoldenCompared | FrameSeen | CameraFailed
+
+
+@dataclass(frozen=True, slots=True)
+class FromCamera:
+    """What a child said, as it lies in the inbox; ``token`` tells one child from the next."""
+
+    camera: int
+    token: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class CameraExited:
+    """A child is gone; the last that is heard of this token."""
+
+    camera: int
+    token: int
+    returncode: int
+
+
+def frame_message(message: Message) -> bytes:
+    """Return a message as it goes through the pipe."""
+    data = msgspec.json.encode(message)
+    if len(data) > MESSAGE_BYTES_MAX:
+        raise LimitError(f"expected at most {MESSAGE_BYTES_MAX} bytes, got {len(data)}")
+    return _LENGTH.pack(len(data)) + data
+
+
+def read_message(read: Callable[[int], bytes]) -> Message | None:
+    """Return the next message, or None at the end of the pipe.
+
+    Args:
+        read: Returns exactly that many bytes, fewer only at the end.
+
+    Raises:
+        MalformedError: It is not a message, or the pipe ends inside one.
+        LimitError: It is too long; it was not read.
+    """
+    head = read(_LENGTH.size)
+    if not head:
+        return None
+    if len(head) < _LENGTH.size:
+        raise MalformedError("the pipe ends inside a length")
+    (length,) = _LENGTH.unpack(head)
+    if length > MESSAGE_BYTES_MAX:
+        raise LimitError(f"expected at most {MESSAGE_BYTES_MAX} bytes, got {length}")
+    data = read(length)
+    if len(data) < length:
+        raise MalformedError(f"expected {length} bytes, the pipe ends after {len(data)}")
+    try:
+        return _DECODER.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedError(f"not a message of a camera: {error}") from error
+
+
+def encode_job(job: Job) -> bytes:
+    """Return a job as the child reads it."""
+    data = msgspec.json.encode(job)
+    if len(data) > JOB_BYTES_MAX:
+        raise LimitError(f"expected a job of at most {JOB_BYTES_MAX} bytes, got {len(data)}")
+    return data
+
+
+def decode_job(data: bytes) -> Job:
+    """Return the job in ``data``, which our own parent wrote.
+
+    Raises:
+        MalformedError: It is not one.
+    """
+    try:
+        return msgspec.json.decode(data, type=Job)
+    except msgspec.DecodeError as error:
+        raise MalformedError(f"not a job: {error}") from error
+
+
+ROLE_NEEDED: dict[Kind, Role] = {"simulated": "simulator", "modlib": "network"}
+_DECODER: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
