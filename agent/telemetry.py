@@ -1,0 +1,206 @@
+"""Frames of one camera become what is published: detections, counts, rates. Pure.
+
+Detections go out at most ``rate_hz`` times a second: a frame that comes too early is dropped, and
+``seq`` counts it all the same, so a subscriber sees the gap. Counts go out on change, at most once
+a second, with every label of the release, zeros included. Only proven frames come in here
+(agent.health.is_proven): a frame without a valid inference is never published, so "nothing seen"
+and "no result" never look alike.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from msgspec import UNSET
+
+from agent.camera.wire import FrameSeen
+from shared.detections import Class, Detections, Object, encode_detections
+from shared.messages import CameraHealth, Counts, encode, time_text
+
+COUNTS_SECONDS = 1.0
+COUNTS_LABELS_MAX = 100  # Beyond it, only the labels seen since the camera's start.
+COUNTS_BYTES = 16_384  # 100 labels of 64 characters, escaped, are below it.
+SLACK = 0.25  # Of a period: cameras jitter, and 5 Hz of 5 frames a second must not become 2.5.
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What runs on the camera; a new one starts with every start of a camera."""
+
+    release: str
+    task: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What ``measure`` counts since its last call; ``dropped`` grows for ever."""
+
+    began_at: float
+    frames: int = 0
+    sent: int = 0
+    dropped: int = 0
+    dnn_ms: float | None = None
+    dsp_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """One camera's telemetry in one run of the agent.
+
+    Attributes:
+        run: The agent's run; ``seq`` starts at 0 in each.
+        next_at: When the next detections may go out.
+        shown: The counts (or the top class) that were published last; None: none yet.
+        seen_labels: Labels seen since the camera's start, where there are too many to list.
+    """
+
+    run: str
+    rate_hz: float
+    threshold_permille: int
+    window: Window
+    stream: Stream | None = None
+    seq: int = 0
+    next_at: float = 0.0
+    counts_at: float | None = None
+    shown: dict[str, int] | None = None
+    counts: bytes | None = None
+    seen_labels: frozenset[str] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What goes out now: payloads of the topics ``detections`` and ``counts``."""
+
+    detections: bytes | None = None
+    counts: bytes | None = None
+
+
+NOTHING = Published()
+
+
+def telemetry(run: str, *, rate_hz: float, threshold_permille: int, now: float) -> Telemetry:
+    """Return the telemetry of a camera before anything runs on it."""
+    return Telemetry(run, rate_hz, threshold_permille, Window(began_at=now))
+
+
+def started(state: Telemetry, stream: Stream) -> Telemetry:
+    """Return the telemetry after a start of the camera: ``seq`` goes on, counts begin anew."""
+    return replace(state, stream=stream, shown=None, counts_at=None, seen_labels=frozenset())
+
+
+def set_limits(state: Telemetry, *, rate_hz: float, threshold_permille: int) -> Telemetry:
+    """Return the telemetry with other settings."""
+    return replace(state, rate_hz=rate_hz, threshold_permille=threshold_permille)
+
+
+def lost(state: Telemetry) -> Telemetry:
+    """Return the telemetry after the bus had no connection for its detections."""
+    window = replace(state.window, dropped=state.window.dropped + 1, sent=state.window.sent - 1)
+    return replace(state, window=window)
+
+
+def show(state: Telemetry, frame: FrameSeen, now: float) -> tuple[Telemetry, Published]:
+    """Return the telemetry after a proven frame, and what it publishes."""
+    assert state.stream is not None, "a frame before the camera's start"
+    objects, classes = kept(frame, state.threshold_permille)
+    frames = state.window.frames + 1
+    window = replace(state.window, frames=frames, dnn_ms=frame.dnn_ms, dsp_ms=frame.dsp_ms)
+    state = replace(state, window=window)
+    state, counts = _count(state, frame, (objects, classes), now)
+    seq, state = state.seq, replace(state, seq=state.seq + 1)
+    if state.rate_hz <= 0:
+        return state, Published(counts=counts)
+    period = 1 / state.rate_hz
+    if now < state.next_at - SLACK * period:
+        return state, Published(counts=counts)
+    state = replace(
+        state,
+        next_at=max(state.next_at, now - period) + period,
+        window=replace(state.window, sent=state.window.sent + 1),
+    )
+    return state, Published(_detections(state, frame, (objects, classes), seq), counts)
+
+
+def measure(state: Telemetry, now: float) -> tuple[Telemetry, CameraHealth]:
+    """Return the rates since the last call, and the telemetry that counts anew."""
+    window = state.window
+    seconds = max(now - window.began_at, 1e-3)
+    health = CameraHealth(
+        fps=round(window.frames / seconds, 1),
+        dps=round(window.sent / seconds, 1),
+        dnn_ms=window.dnn_ms,
+        dsp_ms=window.dsp_ms,
+        dropped=window.dropped,
+    )
+    return replace(state, window=Window(began_at=now, dropped=window.dropped)), health
+
+
+def kept(
+    frame: FrameSeen, threshold_permille: int
+) -> tuple[tuple[Object, ...] | None, tuple[Class, ...] | None]:
+    """Return objects and classes that reach the threshold; None stays None."""
+    least = threshold_permille / 1000
+    objects, classes = frame.objects, frame.classes
+    return (
+        None if objects is None else tuple(o for o in objects if o.score >= least),
+        None if classes is None else tuple(c for c in classes if c.score >= least),
+    )
+
+
+Seen = tuple[tuple[Object, ...] | None, tuple[Class, ...] | None]
+
+
+def _detections(state: Telemetry, frame: FrameSeen, seen: Seen, seq: int) -> bytes:
+    assert state.stream is not None
+    objects, classes = seen
+    detections = Detections(
+        at=_time(frame.at),
+        run=state.run,
+        seq=seq,
+        frame=frame.frame,
+        release=state.stream.release,
+        task=state.stream.task,
+        dnn_ms=frame.dnn_ms,
+        objects=UNSET if objects is None else objects,
+        classes=UNSET if classes is None else classes,
+    )
+    return encode_detections(detections)
+
+
+def _count(
+    state: Telemetry, frame: FrameSeen, seen: Seen, now: float
+) -> tuple[Telemetry, bytes | None]:
+    """Return the counts where they changed and the last ones are a second old."""
+    stream = state.stream
+    assert stream is not None
+    objects, classes = seen
+    found = Counter(o.label for o in objects or ()) or Counter(c.label for c in (classes or ())[:1])
+    state = replace(state, seen_labels=state.seen_labels | found.keys())
+    counts = {label: found[label] for label in _listed(stream.labels, state.seen_labels)}
+    is_early = state.counts_at is not None and now - state.counts_at < COUNTS_SECONDS
+    if counts == state.shown or is_early:
+        return state, None
+    document = Counts(
+        at=_time(frame.at),
+        release=stream.release,
+        total=found.total(),
+        counts=counts,
+        top=_top(classes),
+    )
+    payload = encode(document, bytes_max=COUNTS_BYTES)
+    return replace(state, shown=counts, counts_at=now, counts=payload), payload
+
+
+def _top(classes: tuple[Class, ...] | None) -> dict[str, str | float] | None:
+    return {"label": classes[0].label, "score": classes[0].score} if classes else None
+
+
+def _listed(labels: tuple[str, ...], seen: frozenset[str]) -> tuple[str, ...]:
+    if len(labels) <= COUNTS_LABELS_MAX:
+        return labels
+    return tuple(sorted(seen))[:COUNTS_LABELS_MAX]
+
+
+def _time(at: float) -> str:
+    return time_text(datetime.fromtimestamp(at, UTC))
