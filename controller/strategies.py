@@ -1,0 +1,350 @@
+"""Strategies in fleet.yaml: how a rollout goes wave by wave, and what ends it.
+
+All keys are parsed and checked here. What this version does not act on yet is refused where a
+rollout wants it (``refuse_unsupported``): a window that nobody keeps would be a lie.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from yaml.nodes import Node, ScalarNode
+
+from controller import planning
+from controller.document import (
+    PERMILLE_ALL,
+    Fields,
+    Key,
+    Problems,
+    Section,
+    boolean,
+    choice,
+    duration,
+    entries,
+    integer,
+    items,
+    list_of,
+    matching,
+    percentage,
+)
+from controller.rollout import Allowed, Rules, percent
+from shared.assignment import Probe
+from shared.errors import OperatorError
+from shared.limits import HEARTBEAT_SECONDS
+
+WAVES_MAX = 32
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+CAUSES = ("release", "camera", "transport", "disk", "trust", "interrupted", "unknown")
+COUNT_MAX = 100_000
+_NONE: tuple[str, ...] = ()
+PIN = r"[a-z0-9][a-z0-9-]{0,63}(/[0-9])?"
+
+STRATEGY = Section(
+    "a strategy",
+    (
+        Key("waves", "list", "the steps, each larger than the one before; the last is 100%"),
+        Key("max_failed", "count or percentage", "more than so many, of the devices treated so "
+            "far, fail the rollout at once", "0"),
+        Key("min_healthy", "percentage", "of the wave's devices that are not offline; fewer is "
+            "inconclusive", "90%"),
+        Key("probe", "mapping", "how a release is proved on the device"),
+        Key("deadlines", "mapping", "how long a device may take"),
+        Key("gates", "mapping", "conditions beyond health; refused by this version"),
+        Key("retry", "mapping", "which bad ends are tried again by themselves; refused by this "
+            "version"),
+        Key("on_failure", "revert, stop", "what a failed wave does to devices that run the "
+            "release", "revert"),
+        Key("on_inconclusive", "pause, continue", "what a wave without an answer does", "pause"),
+        Key("window", "mapping", "when activations may begin; refused by this version"),
+    ),
+)  # fmt: skip
+WAVE = Section(
+    "a wave",
+    (
+        Key("pins", "list", "devices, or cameras as `gate-01/1`, by name"),
+        Key("fraction", "percentage", "of all devices that the selector matches, from the first "
+            "wave on"),
+        Key("ramp", "mapping", "several waves: `from` a fraction, times `factor` each; refused by "
+            "this version"),
+        Key("bake", "duration", "how long the wave must hold once its devices have ended", "0s"),
+        Key("approve", "true, false", "wait for `rollout promote`; refused by this version",
+            "false"),
+    ),
+)  # fmt: skip
+RAMP = Section(
+    "ramp",
+    (
+        Key("from", "percentage", "the first wave's fraction"),
+        Key("factor", "number", "2 to 10: how much larger each next wave is"),
+    ),
+)
+PROBE = Section(
+    "probe",
+    (
+        Key("seconds", "duration", "how long a release must run before it is kept", "60s"),
+        Key("valid_rate", "percentage", "of expected frames with a valid output", "90%"),
+    ),
+)
+DEADLINES = Section(
+    "deadlines",
+    (
+        Key("activation", "duration", "from the start of activation to the first valid output",
+            "12m"),
+        Key("progress", "duration", "for everything before that", "30m"),
+    ),
+)  # fmt: skip
+GATES = Section(
+    "gates",
+    (
+        Key("dnn_ms", "number", "highest median inference time"),
+        Key("golden", "percentage", "golden objects found again"),
+        Key("restarts", "count", "most restarts of the stream"),
+        Key("detections_change", "percentage", "change of detections a frame, old to new"),
+        Key("scores_change", "percentage", "change of scores, old to new"),
+        Key("false_abort", "percentage", "how often a good release may be stopped by these"),
+    ),
+)
+RETRY = Section(
+    "retry",
+    (
+        Key("attempts", "count", "in all, the first one counted"),
+        Key("after", "duration", "wait before the next one"),
+        Key("causes", "list", ", ".join(CAUSES)),
+    ),
+)
+WINDOW = Section(
+    "window",
+    (
+        Key("days", "list", ", ".join(DAYS), "every day"),
+        Key("from", "time", 'begin, e.g. "22:00"'),
+        Key("to", "time", "end; before `from`: on the next day"),
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Wave:
+    """One wave as declared; ``permille`` is of all devices, from the first wave on."""
+
+    permille: int
+    pins: tuple[str, ...] = ()
+    bake_seconds: int = 0
+    is_approved_by_hand: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """How a rollout goes.
+
+    Attributes:
+        refused: Keys that were right but that this version does not act on.
+        pin_nodes: Where each pin was written, for errors.
+    """
+
+    name: str
+    waves: tuple[Wave, ...] = (Wave(100), Wave(PERMILLE_ALL))
+    max_failed: Allowed = field(default_factory=lambda: Allowed(count=0))
+    min_healthy_permille: int = 900
+    probe: Probe = field(default_factory=Probe)
+    progress_seconds: int = 1800
+    on_failure: Literal["revert", "stop"] = "revert"
+    on_inconclusive: Literal["pause", "continue"] = "pause"
+    refused: tuple[str, ...] = ()
+    pin_nodes: tuple[tuple[str, Node], ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def pins(self) -> frozenset[str]:
+        """Return all that are named."""
+        return frozenset(pin for wave in self.waves for pin in wave.pins)
+
+    def planned(self) -> tuple[planning.Wave, ...]:
+        """Return the waves as planning takes them."""
+        return tuple(planning.Wave(w.permille, frozenset(w.pins)) for w in self.waves)
+
+    def rules(
+        self, *, heartbeat_seconds: float = HEARTBEAT_SECONDS, silence_seconds_min: float = 600.0
+    ) -> Rules:
+        """Return what verdicts are judged by."""
+        return Rules(
+            bake_seconds=tuple(float(wave.bake_seconds) for wave in self.waves),
+            max_failed=self.max_failed,
+            min_healthy_permille=self.min_healthy_permille,
+            activation_seconds=float(self.probe.activation_seconds),
+            progress_seconds=float(self.progress_seconds),
+            probe_seconds=float(self.probe.seconds),
+            silence_seconds_min=silence_seconds_min,
+            quiet_seconds=2 * heartbeat_seconds,
+            on_failure=self.on_failure,
+            on_inconclusive=self.on_inconclusive,
+        )
+
+
+DEFAULT = Strategy("default")  # Where fleet.yaml declares none: a tenth first, then everyone.
+
+
+def refuse_unsupported(strategy: Strategy) -> None:
+    """Refuse a rollout whose strategy wants what this version does not do.
+
+    Raises:
+        OperatorError: It names each such key.
+    """
+    if strategy.refused:
+        raise OperatorError(
+            f"strategy {strategy.name} uses {', '.join(strategy.refused)}: "
+            "this version parses and checks these keys but does not act on them yet"
+        )
+
+
+def read_strategies(node: Node, problems: Problems) -> Mapping[str, Strategy]:
+    """Return the strategies by name."""
+    found: dict[str, Strategy] = {}
+    for key, value in entries(node, problems):
+        name = _name(key, problems)
+        strategy = _strategy(str(key.value), value, problems)
+        if name is not None:
+            found[name] = strategy
+    return found
+
+
+_name = matching(r"[a-z0-9][a-z0-9-]{0,63}", "a name of a-z, 0-9 and '-'")
+
+
+def _strategy(name: str, node: Node, problems: Problems) -> Strategy:
+    fields = Fields(node, problems, STRATEGY)
+    waves, pin_nodes, refused = _waves(fields, problems)
+    failures: tuple[Literal["revert", "stop"], ...] = ("revert", "stop")
+    endings: tuple[Literal["pause", "continue"], ...] = ("pause", "continue")
+    refused += _check_unsupported(fields, problems)
+    probe, progress = _probe(fields, problems)
+    return Strategy(
+        name=name,
+        waves=waves,
+        max_failed=fields.take("max_failed", allowed, Allowed(count=0)),
+        min_healthy_permille=fields.take("min_healthy", percentage, 900),
+        probe=probe,
+        progress_seconds=progress,
+        on_failure=fields.take("on_failure", choice(*failures), "revert"),
+        on_inconclusive=fields.take("on_inconclusive", choice(*endings), "pause"),
+        refused=tuple(dict.fromkeys(refused)),
+        pin_nodes=pin_nodes,
+    )
+
+
+def allowed(node: Node, problems: Problems) -> Allowed | None:
+    """Read a count, or a percentage."""
+    if isinstance(node, ScalarNode) and node.value.endswith("%"):
+        permille = percentage(node, problems)
+        return None if permille is None else Allowed(permille=permille)
+    count = integer(0, COUNT_MAX)(node, problems)
+    return None if count is None else Allowed(count=count)
+
+
+def _probe(fields: Fields, problems: Problems) -> tuple[Probe, int]:
+    probe = Fields(fields.at("probe"), problems, PROBE) if "probe" in fields else None
+    deadlines = (
+        Fields(fields.at("deadlines"), problems, DEADLINES) if "deadlines" in fields else None
+    )
+    default = Probe()
+    return Probe(
+        seconds=probe.take("seconds", duration, default.seconds) if probe else default.seconds,
+        valid_rate_permille=probe.take("valid_rate", percentage, default.valid_rate_permille)
+        if probe
+        else default.valid_rate_permille,
+        activation_seconds=deadlines.take("activation", duration, default.activation_seconds)
+        if deadlines
+        else default.activation_seconds,
+    ), (deadlines.take("progress", duration, 1800) if deadlines else 1800)
+
+
+def _waves(
+    fields: Fields, problems: Problems
+) -> tuple[tuple[Wave, ...], tuple[tuple[str, Node], ...], list[str]]:
+    """Return the waves, where pins were written, and what is refused later."""
+    if "waves" not in fields:
+        return DEFAULT.waves, (), []
+    waves: list[Wave] = []
+    pins: list[tuple[str, Node]] = []
+    refused: list[str] = []
+    nodes = items(fields.at("waves"), problems)
+    for node in nodes[:WAVES_MAX]:
+        wave = Fields(node, problems, WAVE)
+        new = _wave(wave, waves[-1] if waves else Wave(0), problems, is_last=node is nodes[-1])
+        if "pins" in wave:
+            pins += [(str(pin.value), pin) for pin in _scalars(wave.at("pins"))]
+        refused += ["ramp"] if "ramp" in wave else []
+        refused += ["approve"] if any(one.is_approved_by_hand for one in new) else []
+        _check_growth(node, waves, new, problems)
+        waves += new
+    _check_end(fields.at("waves"), waves, len(nodes), problems)
+    return tuple(waves), tuple(pins), refused
+
+
+def _scalars(node: Node) -> tuple[ScalarNode, ...]:
+    return tuple(n for n in items(node, Problems("")) if isinstance(n, ScalarNode))
+
+
+def _wave(fields: Fields, before: Wave, problems: Problems, *, is_last: bool) -> list[Wave]:
+    """Return the waves that one item stands for: several, where it is a ramp."""
+    if sum(key in fields for key in ("fraction", "ramp")) > 1:
+        problems.expected(fields.node, "fraction or ramp, not both")
+    if not any(key in fields for key in ("pins", "fraction", "ramp")):
+        problems.add(fields.node, "expected pins, fraction or ramp in a wave, got none of them")
+    pins = fields.take("pins", list_of(matching(PIN, "a device, or gate-01/1")), _NONE)
+    bake = fields.take("bake", duration, 0)
+    approve = fields.take("approve", boolean, default=False)
+    if "ramp" in fields:
+        steps = _ramp(Fields(fields.at("ramp"), problems, RAMP))
+        return [Wave(step, pins, bake, approve) for step in steps]
+    fraction = fields.take("fraction", percentage, PERMILLE_ALL if is_last else before.permille)
+    if is_last and "fraction" not in fields:
+        fraction = before.permille
+    return [Wave(fraction, pins, bake, approve)]
+
+
+def _ramp(fields: Fields) -> list[int]:
+    step = fields.require("from", percentage, PERMILLE_ALL)
+    factor = fields.require("factor", integer(2, 10), 2)
+    steps: list[int] = []
+    while 0 < step < PERMILLE_ALL:
+        steps.append(step)
+        step *= factor
+    return steps or [PERMILLE_ALL]
+
+
+def _check_growth(node: Node, waves: list[Wave], new: list[Wave], problems: Problems) -> None:
+    known = {pin for wave in waves for pin in wave.pins}
+    reached = waves[-1].permille if waves else 0
+    is_new_pin = any(pin not in known for wave in new for pin in wave.pins)
+    grows = new[0].permille > reached or (is_new_pin and new[0].permille == reached)
+    if not grows and not problems.found:
+        what = f"more than {percent(reached)}, or new pins: each wave must grow"
+        problems.add(node, f"expected {what}, got {percent(new[0].permille)}")
+
+
+def _check_end(node: Node, waves: list[Wave], count: int, problems: Problems) -> None:
+    if count > WAVES_MAX:
+        problems.add(node, f"expected at most {WAVES_MAX} waves, got {count}")
+    elif not waves or (waves[-1].permille != PERMILLE_ALL and not problems.found):
+        got = percent(waves[-1].permille) if waves else "no wave"
+        problems.add(node, f"expected a last wave of {{fraction: 100%}}, got {got}")
+
+
+def _check_unsupported(fields: Fields, problems: Problems) -> list[str]:
+    """Check the keys that only a later version acts on; return those that are there."""
+    if "gates" in fields:
+        gates = Fields(fields.at("gates"), problems, GATES)
+        gates.take("dnn_ms", integer(1, 10_000), 0)
+        gates.take("restarts", integer(0, COUNT_MAX), 0)
+        for key in ("golden", "detections_change", "scores_change", "false_abort"):
+            gates.take(key, percentage, 0)
+    if "retry" in fields:
+        retry = Fields(fields.at("retry"), problems, RETRY)
+        retry.take("attempts", integer(1, 10), 1)
+        retry.take("after", duration, 0)
+        retry.take("causes", list_of(choice(*CAUSES)), _NONE)
+    if "window" in fields:
+        window = Fields(fields.at("window"), problems, WINDOW)
+        window.take("days", list_of(choice(*DAYS)), _NONE)
+        for key in ("from", "to"):
+            window.require(key, matching(r"([01][0-9]|2[0-3]):[0-5][0-9]", 'a time, "22:00"'), "")
+    return [key for key in ("gates", "retry", "window") if key in fields]
