@@ -11,6 +11,7 @@ FleetError
 │   ├── BrokerRefusedError       the broker said no (credentials, subscription, payload limit)
 │   └── NotEchoedError           acknowledged, but not handed back
 ├── OperatorError            the operator asked for what cannot or must not be done
+│   ├── AnotherControllerError   somebody else signs for this fleet with our keys
 │   ├── InventoryError       fleet.yaml has errors, all of them listed
 │   └── UnsignedError        a release or key is missing its signature or passphrase
 ├── StorageError             the disk is full, or the store is not ours
@@ -83,6 +84,10 @@ class NotEchoedError(BrokerError):
 
 class OperatorError(FleetError):
     """The operator asked for what cannot or must not be done."""
+
+
+class AnotherControllerError(OperatorError):
+    """A bundle that our keys signed, that is not ours and not older: `adopt` it, or stop it."""
 
 
 class InventoryError(OperatorError):
