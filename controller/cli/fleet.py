@@ -1,0 +1,51 @@
+"""Open the fleet of the working directory for one command, and close it again."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from controller.cli.terminal import PassphraseReader
+
+if TYPE_CHECKING:
+    from controller.service import Controller
+
+_DURATION = re.compile(r"(\d{1,6}(?:\.\d+)?)(s|m|h|d)?")
+_UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+
+
+class Duration(click.ParamType[float]):
+    """``90s``, ``30m``, ``2h``, ``1d``, or seconds, as in fleet.yaml."""
+
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return seconds."""
+        if isinstance(value, float):
+            return value
+        match = _DURATION.fullmatch(str(value))
+        if match is None:
+            self.fail(f"expected a duration such as 90s, 30m or 2h, got {value!r}", param, ctx)
+        return float(match[1]) * _UNIT_SECONDS[match[2] or "s"]
+
+
+@contextmanager
+def opened(passphrase_fd: int | None = None) -> Iterator["Controller"]:
+    """Give the fleet of ./fleet.yaml."""
+    from controller.service import Controller  # noqa: PLC0415 - --help needs no TUF.
+
+    controller = Controller.open(Path.cwd(), passphrase=PassphraseReader(passphrase_fd))
+    try:
+        yield controller
+    finally:
+        controller.close()
+
+
+def passphrase_for(controller: "Controller", role: str, passphrase_fd: int | None) -> str | None:
+    """Return the passphrase of a key; a demo's keys are plain and have none."""
+    return None if controller.is_demo else PassphraseReader(passphrase_fd)(role)

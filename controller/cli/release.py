@@ -1,0 +1,103 @@
+"""``fleetctl release``: what the store holds, what is signed, and whether it is what was signed."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from controller.cli.fleet import opened, passphrase_for
+from controller.cli.terminal import Format, Terminal, output_option, passphrase_option
+
+if TYPE_CHECKING:
+    from controller.status import ReleaseStatus
+    from shared.release import Manifest
+
+KIB = 1024
+
+
+@click.group()
+def release() -> None:
+    """List, show, sign and verify releases."""
+
+
+@release.command()
+@output_option
+def ls(output: Format) -> None:
+    """List the releases in the store."""
+    with opened() as controller:
+        releases = controller.list_releases()
+    rows = [
+        (item.release, item.task, "signed" if item.is_signed else "unsigned",
+         size_words(item.bytes), str(item.running_on), f"{item.imported_at:%Y-%m-%d %H:%M}")
+        for item in releases
+    ]  # fmt: skip
+    Terminal(output).table(
+        ("release", "task", "signature", "size", "cameras", "imported (UTC)"), rows,
+        documents=releases, empty="No release yet. Next: fleetctl model build",
+    )  # fmt: skip
+
+
+@release.command()
+@click.argument("name_version", metavar="NAME@VERSION")
+@output_option
+def show(name_version: str, output: Format) -> None:
+    """Show a release, its files and where it comes from."""
+    with opened() as controller:
+        status, manifest = controller.show_release(name_version)
+    terminal = Terminal(output)
+    terminal.facts(_facts(status, manifest), document={"release": status, "manifest": manifest})
+    if output == "table":
+        rows = [(f.role, f.name, size_words(f.bytes), f.sha256[:12]) for f in manifest.files]
+        terminal.table(("role", "file", "size", "sha256"), rows, documents=(), empty="")
+
+
+@release.command()
+@click.argument("name_version", metavar="NAME@VERSION")
+@passphrase_option
+@output_option
+def sign(name_version: str, passphrase_fd: int | None, output: Format) -> None:
+    """Sign a release with the release key, so that devices may run it."""
+    terminal = Terminal(output)
+    with opened(passphrase_fd) as controller:
+        passphrase = passphrase_for(controller, "release", passphrase_fd)
+        with terminal.step(f"Signing {name_version}"):
+            status = controller.sign_release(name_version, passphrase)
+    terminal.say(f"{status.release} is signed. Next: fleetctl rollout start {status.release}")
+    terminal.document(status)
+
+
+@release.command()
+@click.argument("name_version", metavar="NAME@VERSION")
+@output_option
+def verify(name_version: str, output: Format) -> None:
+    """Hash every byte of a release and check its signature; exit 7 when something is wrong."""
+    terminal = Terminal(output)
+    with opened() as controller, terminal.step(f"Verifying {name_version}"):
+        status = controller.verify_release(name_version)
+    terminal.say(f"{status.release}: {status.files} files, {size_words(status.bytes)},")
+    terminal.say(f"signed, every byte as signed (manifest {status.manifest_sha256[:12]}).")
+    terminal.document(status)
+
+
+def size_words(size_bytes: int) -> str:
+    """Return bytes as people read them."""
+    if size_bytes < KIB:
+        return f"{size_bytes} B"
+    if size_bytes < KIB * KIB:
+        return f"{size_bytes / KIB:.1f} KiB"
+    return f"{size_bytes / KIB / KIB:.1f} MiB"
+
+
+def _facts(status: "ReleaseStatus", manifest: "Manifest") -> dict[str, str]:
+    size = manifest.input
+    facts = {
+        "release": status.release,
+        "task": f"{manifest.task}, {manifest.labels} labels",
+        "input": f"{size.width} x {size.height} {size.color}, {manifest.frame_rate} frames/s",
+        "network": manifest.network_name,
+        "sensor memory": size_words(manifest.memory_bytes) if manifest.memory_bytes else "unknown",
+        "size": f"{status.files} files, {size_words(status.bytes)}",
+        "signature": "signed" if status.is_signed else "unsigned",
+        "manifest": status.manifest_sha256,
+        "runs on": f"{status.running_on} cameras",
+    }
+    return facts | {f"from {key}": value for key, value in manifest.provenance.items()}

@@ -1,0 +1,257 @@
+"""``fleetctl rollout``: bring a release to devices, watch, and steer.
+
+Every command but ``status`` and ``history`` writes an intention and then drives (or, when another
+fleetctl drives, watches) until the rollout comes to rest. Ctrl-C detaches; the devices carry on
+with what they have, and ``rollout watch`` goes on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING
+
+import click
+
+from controller.cli.exits import Exit
+from controller.cli.fleet import Duration, opened
+from controller.cli.terminal import Format, Terminal, output_option, passphrase_option
+
+if TYPE_CHECKING:
+    from controller.service import Controller
+    from controller.status import RolloutStatus
+
+IsDone = Callable[["RolloutStatus"], bool]
+_ROLLOUT = click.argument("rollout", metavar="ROLLOUT")
+_NEWEST = click.argument("rollout", metavar="[ROLLOUT]", required=False)
+_STRATEGY = click.option("--strategy", help="A strategy of fleet.yaml. Default: one wave for all.")
+_OVER = click.option("--over", is_flag=True, help="Take over devices of a rollout that still runs.")
+
+
+@dataclass(frozen=True, slots=True)
+class Driving:
+    """How a command that may drive was asked to: the options that all of them share."""
+
+    terminal: Terminal
+    passphrase_fd: int | None
+    timeout_seconds: float | None = None
+    is_detached: bool = False
+
+
+def drives(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command ``--detach``, ``--timeout``, ``--passphrase-fd`` and ``-o``, as a Driving."""
+
+    @wraps(command)
+    def with_driving(
+        *,
+        detach: bool,
+        timeout: float | None,
+        passphrase_fd: int | None,
+        output: Format,
+        **arguments: object,
+    ) -> int:
+        driving = Driving(Terminal(output), passphrase_fd, timeout, detach)
+        return command(driving=driving, **arguments)
+
+    for option in (
+        output_option,
+        passphrase_option,
+        click.option("--timeout", type=Duration(), help="Stop watching after, e.g., 30m: exit 5."),
+        click.option("--detach", is_flag=True, help="Only write it down; drive nothing."),
+    ):
+        with_driving = option(with_driving)
+    return with_driving
+
+
+@click.group()
+def rollout() -> None:
+    """Bring a release to devices; watch, pause, undo it."""
+
+
+@rollout.command()
+@click.argument("release", metavar="NAME@VERSION")
+@click.option("--selector", default="*", show_default=True, help="Which devices, e.g. role=door.")
+@_STRATEGY
+@click.option("--name", help="A name that other commands take, too.")
+@click.option("--deny", multiple=True, metavar="DEVICE", help="Leave this device out; repeatable.")
+@_OVER
+@drives
+def start(  # noqa: PLR0913 - one parameter an option
+    *,
+    release: str,
+    selector: str,
+    strategy: str | None,
+    name: str | None,
+    deny: tuple[str, ...],
+    over: bool,
+    driving: Driving,
+) -> int:
+    """Roll a signed release out, wave by wave, and watch.
+
+    Exit 0: completed, all healthy. 3: a gate stopped it. 4: paused, or not all healthy. 5: timeout.
+    """
+    with opened(driving.passphrase_fd) as controller:
+        started = controller.start_rollout(
+            release, selector=selector, strategy=strategy, over=over, name=name, deny=deny
+        )
+        return _go_on(controller, started, driving)
+
+
+@rollout.command()
+@_NEWEST
+@click.option("--timeout", type=Duration(), help="Stop watching after, e.g., 30m: exit 5.")
+@passphrase_option
+@output_option
+def watch(
+    rollout: str | None, timeout: float | None, passphrase_fd: int | None, output: Format
+) -> int:
+    """Drive a rollout, or watch while another fleetctl drives it.
+
+    Without ROLLOUT: the newest.
+    """
+    with opened(passphrase_fd) as controller:
+        found = controller.status(rollout).rollout
+        return _go_on(controller, found, Driving(Terminal(output), passphrase_fd, timeout))
+
+
+@rollout.command()
+@_NEWEST
+@output_option
+def status(rollout: str | None, output: Format) -> None:
+    """Show how a rollout stands in the store.
+
+    Without ROLLOUT: the newest.
+    """
+    from controller.cli.render import picture  # noqa: PLC0415 - --help needs no rich.
+
+    terminal = Terminal(output)
+    with opened() as controller:
+        found = controller.status(rollout)
+    terminal.show(picture(found))
+    terminal.document(found)
+
+
+@rollout.command()
+@output_option
+def history(output: Format) -> None:
+    """List the rollouts, newest first."""
+    from controller.cli.render import counts_words, state_words  # noqa: PLC0415
+
+    with opened() as controller:
+        found = controller.history()
+    rows = [
+        (
+            item.rollout,
+            item.name,
+            item.release,
+            item.selector,
+            state_words(item),
+            counts_words(item.counts),
+            f"{item.started_at:%Y-%m-%d %H:%M}",
+        )
+        for item in found
+    ]
+    Terminal(output).table(
+        ("id", "name", "release", "selector", "state", "devices", "started (UTC)"),
+        rows,
+        documents=found,
+        empty="No rollout yet. Next: fleetctl rollout start NAME@VERSION",
+    )
+
+
+@rollout.command()
+@_ROLLOUT
+@drives
+def pause(*, rollout: str, driving: Driving) -> int:
+    """Let nobody new activate; what is under way on a device goes on."""
+    with opened(driving.passphrase_fd) as controller:
+        controller.pause(rollout)
+        return _until(controller, rollout, driving, lambda status: status.state != "running")
+
+
+@rollout.command()
+@_ROLLOUT
+@drives
+def resume(*, rollout: str, driving: Driving) -> int:
+    """Go on where `pause` stopped."""
+    with opened(driving.passphrase_fd) as controller:
+        controller.resume(rollout)
+        return _go_on(controller, rollout, driving)
+
+
+@rollout.command()
+@_ROLLOUT
+@drives
+def promote(*, rollout: str, driving: Driving) -> int:
+    """Start the next wave after an inconclusive one."""
+    with opened(driving.passphrase_fd) as controller:
+        controller.promote(rollout)
+        return _go_on(controller, rollout, driving)
+
+
+@rollout.command()
+@_ROLLOUT
+@drives
+def retry(*, rollout: str, driving: Driving) -> int:
+    """Let devices where it ended badly try again."""
+    with opened(driving.passphrase_fd) as controller:
+        controller.retry(rollout)
+        return _go_on(controller, rollout, driving)
+
+
+@rollout.command()
+@_ROLLOUT
+@click.option("--no-revert", is_flag=True, help="Devices keep what they run.")
+@drives
+def abort(*, rollout: str, no_revert: bool, driving: Driving) -> int:
+    """Stop a rollout; its devices go back to what they ran before."""
+    with opened(driving.passphrase_fd) as controller:
+        controller.abort(rollout, no_revert=no_revert)
+        return _until(controller, rollout, driving, lambda status: status.is_over)
+
+
+@rollout.command()
+@_ROLLOUT
+@_STRATEGY
+@_OVER
+@drives
+def undo(*, rollout: str, strategy: str | None, over: bool, driving: Driving) -> int:
+    """Roll out what the devices of a rollout ran before it."""
+    with opened(driving.passphrase_fd) as controller:
+        started = controller.undo(rollout, strategy=strategy, over=over)
+        return _go_on(controller, started, driving)
+
+
+def _go_on(
+    controller: "Controller", rollout: str, driving: Driving, is_done: IsDone | None = None
+) -> int:
+    """Drive until the rollout comes to rest; the exit code says how."""
+    from controller.cli.watching import watch_rollout  # noqa: PLC0415 - --help needs no rich.
+
+    if driving.is_detached:
+        return _leave(controller, rollout, driving.terminal)
+    return watch_rollout(
+        controller,
+        rollout,
+        driving.terminal,
+        timeout_seconds=driving.timeout_seconds,
+        is_done=is_done,
+    )
+
+
+def _until(controller: "Controller", rollout: str, driving: Driving, is_done: IsDone) -> int:
+    """Drive until what was asked for is so: that is success, whatever became of the rollout."""
+    code = _go_on(controller, rollout, driving, is_done)
+    return Exit.OK if is_done(controller.status(rollout)) else code
+
+
+def _leave(controller: "Controller", rollout: str, terminal: Terminal) -> int:
+    """Say who will act on what was written down."""
+    found = controller.status(rollout)
+    holder = controller.driver().holder
+    if holder is None:
+        terminal.say(f"{found.rollout} is written down. Nobody drives it until `fleetctl rollout")
+        terminal.say(f"watch {found.rollout}`.")
+    else:
+        terminal.say(f"{found.rollout} is written down; {holder} drives it.")
+    terminal.document(found)
+    return Exit.OK
