@@ -1,0 +1,104 @@
+"""Fold what devices say into what is known of each. Pure.
+
+Messages come twice, late, and from before a power cut: order is (n of ``run``, ``seq``) within one
+install. A new install replaces the old one (``reinstalled``); a replaced one that speaks again is a
+second card with the same id (``duplicate_device``), and is not listened to.
+
+Online means: the last status is ``online`` AND a live message was heard since our connect. After a
+site's power cut the broker still holds ``online`` for devices that are dead.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from shared.messages import CameraReported, Reported
+
+INSTALLS_MAX = 8  # Remembered per device; a card that is replaced more often is a test bench.
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of one device.
+
+    Attributes:
+        is_live: A live message was heard since our connect.
+        heard: How many live reports were heard; it only tells one look from the next.
+        replaced: Installs that a newer one has taken the place of.
+        is_reinstalled: The install changed while we knew the device.
+        is_duplicate: A replaced install spoke again.
+    """
+
+    device: str
+    is_status_online: bool = False
+    is_live: bool = False
+    heard: int = 0
+    report: Reported | None = None
+    replaced: tuple[str, ...] = ()
+    is_reinstalled: bool = False
+    is_duplicate: bool = False
+
+    @property
+    def is_online(self) -> bool:
+        """Say whether the device can be heard now."""
+        return self.is_status_online and self.is_live
+
+    def camera(self, number: int) -> CameraReported | None:
+        """Return what the device last said of one of its cameras."""
+        return None if self.report is None else self.report.cameras.get(str(number))
+
+
+def fold_status(known: Known, text: bytes, *, is_retained: bool) -> Known:
+    """Return what is known after a status; anything but ``online`` is offline."""
+    is_online = text == b"online"
+    is_live = known.is_live or (is_online and not is_retained)
+    return replace(known, is_status_online=is_online, is_live=is_live and is_online)
+
+
+def fold_reported(known: Known, report: Reported, *, is_retained: bool) -> Known:
+    """Return what is known after a report; an old or foreign one changes nothing."""
+    install, number = parse_run(report.run)
+    if install in known.replaced:
+        return replace(known, is_duplicate=True)
+    if known.report is not None:
+        last_install, last_number = parse_run(known.report.run)
+        if install != last_install:
+            gone = (*known.replaced, last_install)[-INSTALLS_MAX:]
+            known = replace(known, replaced=gone, is_reinstalled=True)
+        elif (number, report.seq) < (last_number, known.report.seq):
+            return known
+    if is_retained:
+        return replace(known, report=report)
+    return replace(known, report=report, is_live=True, heard=known.heard + 1)
+
+
+def disconnected(devices: Mapping[str, Known]) -> dict[str, Known]:
+    """Return what is known once our own connection is gone: nobody is heard live."""
+    return {name: replace(known, is_live=False) for name, known in devices.items()}
+
+
+def parse_run(run: str) -> tuple[str, int]:
+    """Return install and count of agent starts in ``<install>-<n>``; a malformed run counts 0."""
+    install, _, number = run.rpartition("-")
+    return (install, int(number)) if number.isdecimal() else (run, 0)
+
+
+def notes_of(known: Known, identity_version: int) -> tuple[str, ...]:
+    """Return what an operator should know about a device."""
+    notes: list[str] = []
+    if known.is_reinstalled:
+        notes.append("reinstalled: a new card speaks for this device")
+    if known.is_duplicate:
+        notes.append("duplicate_device: a replaced card speaks again")
+    report = known.report
+    if report is None:
+        return tuple(notes)
+    if report.identity_version < identity_version:
+        notes.append(f"has identity {report.identity_version}, signed is {identity_version}")
+    if report.clock == "unsynced":
+        notes.append("its clock is not synchronised")
+    for what, error in (("plan", report.refused.trust), ("identity", report.refused.identity)):
+        if error is not None:
+            notes.append(f"refused the {what}: {error.code}: {error.text}")
+    for entry in report.refused.entries:
+        notes.append(f"does not follow {entry.rollout}: {entry.code}: {entry.text}")
+    return tuple(notes)

@@ -1,0 +1,405 @@
+"""What the controller must not forget: one SQLite file and a folder of blobs, per fleet.
+
+SQLite in WAL mode; every change that belongs together is one transaction, and whoever drives checks
+in the same transaction that the lease is still theirs. Documents are msgspec's JSON of our own
+frozen types. Files of releases lie beside it under their SHA-256: no text of SQLite's is that large.
+"""
+
+import os
+import socket
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from controller.planning import Book
+from controller.rollout import Course, Rules
+from controller.status import RolloutStatus
+from shared.errors import OperatorError, StorageError
+from shared.files import read_bounded, write_atomically
+from shared.limits import BLOCK_BYTES, FILE_BYTES
+from shared.release import Manifest, encode_manifest
+
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 10.0
+LEASE_SECONDS = 10.0  # A holder renews it every tick; one that was suspended loses it.
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS releases (release TEXT PRIMARY KEY, sha256 TEXT NOT NULL,
+    is_signed INTEGER NOT NULL DEFAULT 0, imported_at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS blocks (sha256 TEXT PRIMARY KEY, file TEXT NOT NULL,
+    start INTEGER NOT NULL, bytes INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS rollouts (number INTEGER PRIMARY KEY, rollout TEXT UNIQUE NOT NULL,
+    name TEXT NOT NULL, record BLOB NOT NULL, status BLOB);
+CREATE TABLE IF NOT EXISTS intentions (id INTEGER PRIMARY KEY, verb TEXT NOT NULL,
+    rollout TEXT NOT NULL, arguments BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS identities (device TEXT PRIMARY KEY, version INTEGER NOT NULL,
+    payload BLOB NOT NULL, envelope BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS reports (device TEXT PRIMARY KEY, known BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS lease (id INTEGER PRIMARY KEY CHECK (id = 1), holder TEXT NOT NULL,
+    host TEXT NOT NULL, pid INTEGER NOT NULL, renewed REAL NOT NULL, is_held INTEGER NOT NULL);
+"""
+Document = TypeVar("Document")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One rollout as the store keeps it, beside its entry in the book.
+
+    Attributes:
+        reason: operator, inconclusive, gate, superseded, refused; None while all goes well.
+        text: The reason in words.
+        ran_before: What its devices ran when it began, with how many cameras.
+    """
+
+    rollout: str
+    name: str
+    release: str
+    selector: str
+    strategy: str
+    waves: tuple[tuple[tuple[str, ...], int], ...]  # Pins and permille.
+    rules: Rules
+    started_at: datetime
+    course: Course = field(default_factory=Course)
+    state: str = "running"
+    reason: str | None = None
+    text: str | None = None
+    ended_at: datetime | None = None
+    ran_before: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    @property
+    def is_over(self) -> bool:
+        """Say whether it has ended."""
+        return self.state in {"completed", "aborted"}
+
+
+@dataclass(frozen=True, slots=True)
+class Intention:
+    """What an operator asked for, until the holder of the lease acts on it."""
+
+    id: int
+    verb: str
+    rollout: str
+    arguments: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who drives, or drove last."""
+
+    holder: str
+    host: str
+    pid: int
+    renewed: float
+    is_held: bool
+
+    def is_alive(self, now: float) -> bool:
+        """Say whether its holder still drives: in time, and on this machine not dead."""
+        if not self.is_held or not 0 <= now - self.renewed < LEASE_SECONDS:
+            return False
+        return self.host != socket.gethostname() or _is_running(self.pid)
+
+
+class Store:
+    """One fleet's store. Raises StorageError where SQLite or the disk does not do its part."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open it, or make it."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._blobs = folder / "blobs"
+        self._blobs.mkdir(exist_ok=True, mode=0o700)
+        self._database = sqlite3.connect(
+            folder / "store.sqlite", timeout=BUSY_SECONDS, isolation_level=None
+        )
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=FULL")
+        self._migrate()
+
+    def close(self) -> None:
+        """Close it; what was committed stays."""
+        self._database.close()
+
+    def _migrate(self) -> None:
+        (found,) = self._database.execute("PRAGMA user_version").fetchone()
+        if found not in {0, SCHEMA_VERSION}:
+            raise StorageError(f"expected a store of version {SCHEMA_VERSION}, got {found}")
+        self._database.executescript(_SCHEMA)
+        self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    @contextmanager
+    def transaction(self, holder: str | None = None) -> Iterator[None]:
+        """Do all of it or nothing; with a holder, only while the lease is theirs."""
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise StorageError(f"the store is busy: {error}") from error
+        try:
+            if holder is not None and not self._is_held_by(holder):
+                raise OperatorError("another process drives this fleet now")
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
+
+    # Single documents.
+
+    def get(self, key: str, kind: type[Document]) -> Document | None:
+        """Return a document by its key."""
+        row = self._database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else _decode(row[0], kind)
+
+    def put(self, key: str, document: object) -> None:
+        """Keep a document."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, msgspec.json.encode(document))
+        )
+
+    def book(self) -> Book:
+        """Return the rollouts whose entries are in the plan."""
+        return self.get("book", Book) or ()
+
+    # Releases.
+
+    def add_release(self, manifest: Manifest, files: Mapping[str, bytes], now: float) -> None:
+        """Keep a release, unsigned.
+
+        Raises:
+            OperatorError: The name and version stand for other content already, or a file differs
+                from what the manifest says.
+        """
+        data = encode_manifest(manifest)
+        digest = sha256(data).hexdigest()
+        known = self.manifest_sha256(manifest.release)
+        if known is not None and known != digest:
+            raise OperatorError(
+                f"{manifest.release} is in the store with other content; expected a new version"
+            )
+        for file in manifest.files:
+            content = files.get(file.name, b"")
+            if sha256(content).hexdigest() != file.sha256:
+                raise OperatorError(
+                    f"{manifest.release}: {file.name} is not what its manifest says"
+                )
+            self._write_blob(content)
+        self._write_blob(data)
+        with self.transaction():
+            self._database.execute(
+                "INSERT OR IGNORE INTO releases VALUES (?, ?, 0, ?)",
+                (manifest.release, digest, now),
+            )
+            self._index(digest, digest, 0, len(data))
+            for file in manifest.files:
+                start = 0
+                for block in file.blocks:
+                    self._index(block, file.sha256, start, 0)
+                    start += BLOCK_BYTES
+
+    def _index(self, block: str, file: str, start: int, size: int) -> None:
+        self._database.execute(
+            "INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?)", (block, file, start, size)
+        )
+
+    def sign(self, release: str) -> None:
+        """Note that a release is signed; within a transaction with the repository."""
+        self._database.execute("UPDATE releases SET is_signed = 1 WHERE release = ?", (release,))
+
+    def releases(self) -> tuple[tuple[str, str, bool, datetime], ...]:
+        """Return name, manifest's hash, signed or not, and time of import of every release."""
+        rows = self._database.execute("SELECT * FROM releases ORDER BY imported_at, release")
+        return tuple(
+            (release, digest, bool(is_signed), datetime.fromtimestamp(at, UTC))
+            for release, digest, is_signed, at in rows
+        )
+
+    def manifest_sha256(self, release: str) -> str | None:
+        """Return the hash of a release's manifest."""
+        row = self._database.execute(
+            "SELECT sha256 FROM releases WHERE release = ?", (release,)
+        ).fetchone()
+        return None if row is None else str(row[0])
+
+    def blob(self, digest: str) -> bytes:
+        """Return a file or manifest, its bytes hashed.
+
+        Raises:
+            StorageError: It is missing or changed.
+        """
+        data = read_bounded(self._blobs / digest, FILE_BYTES)
+        if data is None or sha256(data).hexdigest() != digest:
+            raise StorageError(
+                f"blob {digest[:12]} is missing or changed; import its release again"
+            )
+        return data
+
+    def block(self, digest: str) -> bytes:
+        """Return one block of a file, or a manifest, its bytes hashed."""
+        row = self._database.execute(
+            "SELECT file, start FROM blocks WHERE sha256 = ?", (digest,)
+        ).fetchone()
+        if row is None:
+            raise StorageError(f"block {digest[:12]} belongs to no release of the store")
+        data = read_bounded(self._blobs / row[0], FILE_BYTES) or b""
+        block = data[row[1] : row[1] + BLOCK_BYTES]
+        if sha256(block).hexdigest() != digest:
+            raise StorageError(
+                f"block {digest[:12]} is missing or changed; import its release again"
+            )
+        return block
+
+    def _write_blob(self, data: bytes) -> None:
+        path = self._blobs / sha256(data).hexdigest()
+        if not path.is_file():
+            write_atomically(path, data)
+
+    # Rollouts and intentions.
+
+    def next_rollout(self) -> str:
+        """Return the id of a new rollout; within a transaction."""
+        row = self._database.execute("SELECT COALESCE(MAX(number), 0) + 1 FROM rollouts").fetchone()
+        return f"r-{row[0]}"
+
+    def save(self, record: Record) -> None:
+        """Keep a rollout."""
+        self._database.execute(
+            "INSERT INTO rollouts (number, rollout, name, record) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (rollout) DO UPDATE SET record = excluded.record",
+            (
+                int(record.rollout.removeprefix("r-")),
+                record.rollout,
+                record.name,
+                msgspec.json.encode(record),
+            ),
+        )
+
+    def save_status(self, status: RolloutStatus) -> None:
+        """Keep how a rollout looks, for whoever watches from another process."""
+        self._database.execute(
+            "UPDATE rollouts SET status = ? WHERE rollout = ?",
+            (msgspec.json.encode(status), status.rollout),
+        )
+
+    def records(self) -> tuple[Record, ...]:
+        """Return all rollouts, newest first."""
+        rows = self._database.execute("SELECT record FROM rollouts ORDER BY number DESC")
+        return tuple(_decode(row[0], Record) for row in rows)
+
+    def record(self, name: str) -> Record:
+        """Return a rollout by its id, or the newest of a name.
+
+        Raises:
+            OperatorError: There is none.
+        """
+        row = self._database.execute(
+            "SELECT record FROM rollouts WHERE rollout = ?1 OR name = ?1"
+            " ORDER BY rollout = ?1 DESC, number DESC LIMIT 1",
+            (name,),
+        ).fetchone()
+        if row is None:
+            raise OperatorError(f"expected a rollout, got {name!r}; see `fleetctl rollout history`")
+        return _decode(row[0], Record)
+
+    def status(self, rollout: str) -> RolloutStatus | None:
+        """Return how a rollout looked when its driver last said so."""
+        row = self._database.execute(
+            "SELECT status FROM rollouts WHERE rollout = ?", (rollout,)
+        ).fetchone()
+        return None if row is None or row[0] is None else _decode(row[0], RolloutStatus)
+
+    def intend(self, verb: str, rollout: str, **arguments: object) -> None:
+        """Leave a wish for the holder of the lease."""
+        self._database.execute(
+            "INSERT INTO intentions (verb, rollout, arguments) VALUES (?, ?, ?)",
+            (verb, rollout, msgspec.json.encode(arguments)),
+        )
+
+    def intentions(self) -> tuple[Intention, ...]:
+        """Return what nobody has acted on yet, oldest first."""
+        rows = self._database.execute("SELECT * FROM intentions ORDER BY id")
+        return tuple(
+            Intention(number, verb, rollout, _decode(arguments, dict[str, object]))
+            for number, verb, rollout, arguments in rows
+        )
+
+    def forget(self, intention: Intention) -> None:
+        """Take a wish off the list."""
+        self._database.execute("DELETE FROM intentions WHERE id = ?", (intention.id,))
+
+    # Devices.
+
+    def save_identity(self, device: str, version: int, payload: bytes, envelope: bytes) -> None:
+        """Keep a signed identity."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO identities VALUES (?, ?, ?, ?)",
+            (device, version, payload, envelope),
+        )
+
+    def identities(self) -> dict[str, tuple[int, bytes, bytes]]:
+        """Return version, payload and envelope by device."""
+        rows = self._database.execute("SELECT * FROM identities ORDER BY device")
+        return {device: (version, payload, data) for device, version, payload, data in rows}
+
+    def save_known(self, device: str, known: object) -> None:
+        """Keep what was last heard of a device."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO reports VALUES (?, ?)", (device, msgspec.json.encode(known))
+        )
+
+    def known(self, kind: type[Document]) -> dict[str, Document]:
+        """Return what was last heard of each device."""
+        rows: Sequence[tuple[str, bytes]] = self._database.execute(
+            "SELECT * FROM reports"
+        ).fetchall()
+        return {device: _decode(data, kind) for device, data in rows}
+
+    # The lease.
+
+    def lease(self) -> Lease | None:
+        """Return who drives, or drove last."""
+        row = self._database.execute(
+            "SELECT holder, host, pid, renewed, is_held FROM lease"
+        ).fetchone()
+        return None if row is None else Lease(row[0], row[1], row[2], row[3], bool(row[4]))
+
+    def take_lease(self, holder: str, now: float) -> bool:
+        """Take or renew the lease; False while another holder lives."""
+        with self.transaction():
+            lease = self.lease()
+            if lease is not None and lease.holder != holder and lease.is_alive(now):
+                return False
+            self._database.execute(
+                "INSERT OR REPLACE INTO lease VALUES (1, ?, ?, ?, ?, 1)",
+                (holder, socket.gethostname(), os.getpid(), now),
+            )
+        return True
+
+    def give_lease(self, holder: str) -> None:
+        """Give the lease back, if it is theirs."""
+        self._database.execute("UPDATE lease SET is_held = 0 WHERE holder = ?", (holder,))
+
+    def _is_held_by(self, holder: str) -> bool:
+        lease = self.lease()
+        return lease is not None and lease.holder == holder and lease.is_held
+
+
+def _decode(data: bytes, kind: type[Document]) -> Document:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise StorageError(f"the store holds what this version cannot read: {error}") from error
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
