@@ -113,6 +113,8 @@ class RunningBroker:
         self._process.wait()
         pipe = self._process.stdin
         assert pipe is not None, "it was started with a pipe"
+        if pipe.closed:
+            return
         with suppress(OSError):  # The watching shell may be gone, too.
             pipe.write(b"done\n")
             pipe.flush()
