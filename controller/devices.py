@@ -8,7 +8,7 @@ Online means: the last status is ``online`` AND a live message was heard since o
 site's power cut the broker still holds ``online`` for devices that are dead.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from shared.messages import CameraReported, Reported
@@ -59,12 +59,13 @@ def fold_reported(known: Known, report: Reported, *, is_retained: bool) -> Known
     install, number = parse_run(report.run)
     if install in known.replaced:
         return replace(known, is_duplicate=True)
-    if known.report is not None:
-        last_install, last_number = parse_run(known.report.run)
+    last = known.report
+    if last is not None:
+        last_install, last_number = parse_run(last.run)
         if install != last_install:
             gone = (*known.replaced, last_install)[-INSTALLS_MAX:]
             known = replace(known, replaced=gone, is_reinstalled=True)
-        elif (number, report.seq) < (last_number, known.report.seq):
+        elif (number, report.seq) < (last_number, last.seq):
             return known
     if is_retained:
         return replace(known, report=report)
@@ -89,16 +90,18 @@ def notes_of(known: Known, identity_version: int) -> tuple[str, ...]:
         notes.append("reinstalled: a new card speaks for this device")
     if known.is_duplicate:
         notes.append("duplicate_device: a replaced card speaks again")
-    report = known.report
-    if report is None:
-        return tuple(notes)
+    if known.report is not None:
+        notes.extend(_notes_of_report(known.report, identity_version))
+    return tuple(notes)
+
+
+def _notes_of_report(report: Reported, identity_version: int) -> Iterator[str]:
     if report.identity_version < identity_version:
-        notes.append(f"has identity {report.identity_version}, signed is {identity_version}")
+        yield f"has identity {report.identity_version}, signed is {identity_version}"
     if report.clock == "unsynced":
-        notes.append("its clock is not synchronised")
+        yield "its clock is not synchronised"
     for what, error in (("plan", report.refused.trust), ("identity", report.refused.identity)):
         if error is not None:
-            notes.append(f"refused the {what}: {error.code}: {error.text}")
+            yield f"refused the {what}: {error.code}: {error.text}"
     for entry in report.refused.entries:
-        notes.append(f"does not follow {entry.rollout}: {entry.code}: {entry.text}")
-    return tuple(notes)
+        yield f"does not follow {entry.rollout}: {entry.code}: {entry.text}"

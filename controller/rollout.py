@@ -156,6 +156,7 @@ class VerdictKind(Enum):
     PASS = "pass"  # noqa: S105 - a verdict, not a secret
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
+    SKIPPED = "skipped"  # It gained nobody, so that nobody could pass it.
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,10 +277,21 @@ def begin(course: Course) -> Course:
     return replace(course, started_at=course.driven_seconds)
 
 
-def next_wave(course: Course, reach: Reach, verdict: Verdict | None) -> Course:
-    """Return the course at the start of a wave; the verdict is that of the one before."""
+def next_wave(course: Course, reach: Reach, verdict: Verdict | None, *, wave: int) -> Course:
+    """Return the course at the start of a wave; the verdict is that of the one before.
+
+    Waves between the two gained nobody: they are skipped, never passed.
+    """
+    before = course.reaches[-1] if course.reaches else Reach(frozenset(), 0)
+    skipped = wave - len(course.reaches)
     verdicts = course.verdicts if verdict is None else (*course.verdicts, verdict)
-    return replace(course, reaches=(*course.reaches, reach), baked_seconds=0.0, verdicts=verdicts)
+    nobody = Verdict(VerdictKind.SKIPPED, "gained nobody")
+    return replace(
+        course,
+        reaches=(*course.reaches, *[before] * skipped, reach),
+        baked_seconds=0.0,
+        verdicts=(*verdicts, *[nobody] * skipped),
+    )
 
 
 def retried(course: Course, attempt: int) -> Course:
@@ -354,7 +366,7 @@ def judge(
 def decide(verdict: Verdict, rules: Rules) -> Decision:
     """Return what follows from a verdict."""
     match verdict.kind:
-        case VerdictKind.UNDECIDED:
+        case VerdictKind.UNDECIDED | VerdictKind.SKIPPED:
             return Decision.NOTHING
         case VerdictKind.PASS:
             return Decision.NEXT_WAVE

@@ -1,8 +1,8 @@
 """What the controller must not forget: one SQLite file and a folder of blobs, per fleet.
 
-SQLite in WAL mode; every change that belongs together is one transaction, and whoever drives checks
-in the same transaction that the lease is still theirs. Documents are msgspec's JSON of our own
-frozen types. Files of releases lie beside it under their SHA-256: no text of SQLite's is that large.
+SQLite in WAL mode; every change that belongs together is one transaction, and whoever drives
+checks in the same transaction that the lease is still theirs. Documents are msgspec's JSON of our
+own frozen types. Files of releases lie beside it under their SHA-256.
 """
 
 import os
@@ -21,6 +21,7 @@ import msgspec
 from controller.planning import Book
 from controller.rollout import Course, Rules
 from controller.status import RolloutStatus
+from shared.assignment import Probe
 from shared.errors import OperatorError, StorageError
 from shared.files import read_bounded, write_atomically
 from shared.limits import BLOCK_BYTES, FILE_BYTES
@@ -48,6 +49,13 @@ CREATE TABLE IF NOT EXISTS lease (id INTEGER PRIMARY KEY CHECK (id = 1), holder 
 Document = TypeVar("Document")
 
 
+class LeaseLostError(StorageError):
+    """Another process has taken over; what was begun here is rolled back."""
+
+    def __init__(self) -> None:
+        super().__init__("another process drives this fleet now")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One rollout as the store keeps it, beside its entry in the book.
@@ -65,6 +73,8 @@ class Record:
     strategy: str
     waves: tuple[tuple[tuple[str, ...], int], ...]  # Pins and permille.
     rules: Rules
+    probe: Probe
+    deny: tuple[str, ...] = ()
     started_at: datetime
     course: Course = field(default_factory=Course)
     state: str = "running"
@@ -140,8 +150,7 @@ class Store:
         except sqlite3.OperationalError as error:
             raise StorageError(f"the store is busy: {error}") from error
         try:
-            if holder is not None and not self._is_held_by(holder):
-                raise OperatorError("another process drives this fleet now")
+            self._check_lease(holder)
             yield
         except BaseException:
             self._database.execute("ROLLBACK")
@@ -383,9 +392,10 @@ class Store:
         """Give the lease back, if it is theirs."""
         self._database.execute("UPDATE lease SET is_held = 0 WHERE holder = ?", (holder,))
 
-    def _is_held_by(self, holder: str) -> bool:
-        lease = self.lease()
-        return lease is not None and lease.holder == holder and lease.is_held
+    def _check_lease(self, holder: str | None) -> None:
+        lease = None if holder is None else self.lease()
+        if holder is not None and (lease is None or lease.holder != holder or not lease.is_held):
+            raise LeaseLostError
 
 
 def _decode(data: bytes, kind: type[Document]) -> Document:

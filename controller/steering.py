@@ -1,0 +1,305 @@
+"""Turn verdicts and intentions into the next book of rollouts. Pure: no store, no broker, no clock.
+
+    steer(site, seconds)      looks at every live rollout, obeys its verdict, settles what is over
+    obey(site, intention)     does what an operator asked for, or raises OperatorError
+
+``rollout.py`` judges, ``planning.py`` keeps the plan harmless; this file joins the two with what is
+remembered of each rollout (``store.Record``).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from controller import planning
+from controller.devices import Known
+from controller.planning import Book, Report, Rollout, State
+from controller.rollout import (
+    Decision,
+    DeviceSeen,
+    Judged,
+    Reach,
+    Verdict,
+    VerdictKind,
+    advance,
+    camera_seen,
+    decide,
+    next_wave,
+    retried,
+)
+from controller.store import Intention, Record
+from shared.assignment import (
+    Action,
+    Camera,
+    Entry,
+    Slot,
+    parse_selector,
+)
+from shared.errors import OperatorError
+from shared.messages import CameraReported
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """All that decisions are made from.
+
+    Attributes:
+        records: What is remembered of each rollout, by id.
+        cameras: Those of added devices, with the labels of their signed identities.
+        listed: Signed releases: name to SHA-256 of the manifest.
+        next_version: Of the plan that will be signed next.
+    """
+
+    book: Book
+    records: Mapping[str, Record]
+    cameras: tuple[Camera, ...]
+    devices: Mapping[str, Known]
+    listed: Mapping[str, str]
+    next_version: int
+    now: datetime
+
+
+def steer(site: Site, seconds: float) -> tuple[Site, dict[str, Judged]]:
+    """Let driven seconds pass, and draw every conclusion that they allow."""
+    looks: dict[str, Judged] = {}
+    for rollout in site.book:
+        name = rollout.entry.rollout
+        looks[name] = judged = look(site, rollout, seconds)
+        if rollout.state not in planning.LIVE:
+            continue
+        site = _with_record(site, replace(site.records[name], course=judged.course))
+        if rollout.state is State.RUNNING or judged.verdict.kind is VerdictKind.FAIL:
+            site = _follow(site, name, judged.verdict)
+    return _settled(site), looks
+
+
+def look(site: Site, rollout: Rollout, seconds: float) -> Judged:
+    """Return where the devices of a rollout stand."""
+    entry, record = rollout.entry, site.records[rollout.entry.rollout]
+    cameras = cameras_now(site)
+    mine = planning.members(site.book, rollout, site.listed, cameras)
+    seen = _seen(site, entry, mine)
+    wave = frozenset(
+        camera.device for camera in mine if wave_of(record, entry, camera) == rollout.wave
+    )
+    return advance(record.course, seen, wave, record.rules, seconds=seconds)
+
+
+def cameras_now(site: Site) -> tuple[Camera, ...]:
+    """Return the cameras with what they last reported to run."""
+    return tuple(_with_slots(site, camera) for camera in site.cameras)
+
+
+def obey(site: Site, intention: Intention) -> Site:
+    """Do what an operator asked for.
+
+    Raises:
+        OperatorError: It would do harm, or the rollout is not in a state for it.
+    """
+    verb = _VERBS[intention.verb]
+    try:
+        return verb(site, intention)
+    except planning.RefusedError as error:
+        raise OperatorError(str(error)) from error
+
+
+def ran_before(site: Site, selector: str, release: str) -> dict[str, int]:
+    """Return which other releases the devices of a selector run now, with how many cameras."""
+    wanted = parse_selector(selector)
+    running = (
+        reported.release
+        for camera in site.cameras
+        if wanted.matches(camera.labels)
+        and (reported := _reported(site, camera)) is not None
+        and reported.release != release
+    )
+    return dict(Counter(name for name in running if name is not None))
+
+
+def _seen(site: Site, entry: Entry, cameras: Sequence[Camera]) -> tuple[DeviceSeen, ...]:
+    numbers: dict[str, list[int]] = {}
+    for camera in cameras:
+        numbers.setdefault(camera.device, []).append(camera.number)
+    return tuple(_seen_device(site, entry, device, own) for device, own in numbers.items())
+
+
+def _seen_device(site: Site, entry: Entry, device: str, numbers: Sequence[int]) -> DeviceSeen:
+    known = site.devices.get(device, Known(device))
+    cameras = tuple(camera_seen(known.camera(n), entry.rollout, entry.attempt) for n in numbers)
+    return DeviceSeen(device, known.is_online, known.heard, cameras)
+
+
+def wave_of(record: Record, entry: Entry, camera: Camera) -> int:
+    """Return the wave that let a camera in; the one after the last where none has."""
+    for index, reach in enumerate(record.course.reaches):
+        if reach.admits(entry, camera):
+            return index
+    return len(record.course.reaches)
+
+
+def _reported(site: Site, camera: Camera) -> CameraReported | None:
+    known = site.devices.get(camera.device)
+    return None if known is None else known.camera(camera.number)
+
+
+def _with_slots(site: Site, camera: Camera) -> Camera:
+    reported = _reported(site, camera)
+    if reported is None or reported.release is None or reported.manifest_sha256 is None:
+        return camera
+    owners = frozenset((rollout, attempt) for rollout, attempt in reported.owners)
+    slot = Slot(reported.release, reported.manifest_sha256, owners)
+    return replace(camera, active=slot, is_running=reported.state == "streaming")
+
+
+def _follow(site: Site, name: str, verdict: Verdict) -> Site:
+    """Do what a verdict asks of the plan."""
+    match decide(verdict, site.records[name].rules):
+        case Decision.NOTHING:
+            return site
+        case Decision.NEXT_WAVE:
+            return _next_wave(site, name, verdict)
+        case Decision.PAUSE:
+            book = planning.pause(site.book, name)
+            return _judged(replace(site, book=book), name, "inconclusive", verdict)
+        case Decision.REVERT | Decision.STOP as decision:
+            is_revert = decision is Decision.REVERT
+            book = planning.abort(site.book, name, site.next_version, revert=is_revert)
+            return _judged(replace(site, book=book), name, "gate", verdict)
+
+
+def _judged(site: Site, name: str, reason: str, verdict: Verdict) -> Site:
+    return _with_record(site, replace(site.records[name], reason=reason, text=verdict.text))
+
+
+def _next_wave(site: Site, name: str, verdict: Verdict) -> Site:
+    book = planning.pass_wave(site.book, name, site.cameras)
+    after, record = planning.find(book, name), site.records[name]
+    course = record.course
+    if after.state is State.COMPLETED:
+        course = replace(course, verdicts=(*course.verdicts[: after.wave], verdict))
+    else:
+        reach = Reach(after.entry.pins, after.entry.share)
+        course = next_wave(course, reach, verdict, wave=after.wave)
+    cleared = replace(record, course=course, reason=None, text=None)
+    return _with_record(replace(site, book=book), cleared)
+
+
+def _settled(site: Site) -> Site:
+    """Draw the conclusions that need no verdict, and let the records say what the book says."""
+    reports = [_report(site, camera) for camera in cameras_now(site)]
+    site = replace(site, book=planning.settle(site.book, site.listed, reports))
+    states = {rollout.entry.rollout: rollout.state for rollout in site.book}
+    for name, record in site.records.items():
+        if record.is_over and states.get(name) not in planning.LIVE:
+            continue
+        if name in states or record.state == "reverting":
+            site = _with_record(site, _following(record, states.get(name, State.ABORTED), site.now))
+    return site
+
+
+def _following(record: Record, state: State, now: datetime) -> Record:
+    is_over = state in {State.COMPLETED, State.ABORTED}
+    reason, text = record.reason, record.text
+    if state is State.ABORTED and reason in {None, "inconclusive"}:
+        reason, text = "superseded", "newer rollouts cover all its devices"
+    ended_at = (record.ended_at or now) if is_over else None
+    return replace(record, state=state.value, reason=reason, text=text, ended_at=ended_at)
+
+
+def _report(site: Site, camera: Camera) -> Report:
+    known, reported = site.devices.get(camera.device), _reported(site, camera)
+    if known is None or known.report is None or reported is None:
+        return Report(camera, plan_version=-1, is_settled=False)
+    return Report(camera, known.report.plan_version, reported.is_settled)
+
+
+def _with_record(site: Site, record: Record) -> Site:
+    return replace(site, records={**site.records, record.rollout: record})
+
+
+# What operators ask for.
+
+
+def _start(site: Site, intention: Intention) -> Site:
+    record = site.records[intention.rollout]
+    selector = parse_selector(record.selector)
+    fresh = Entry(
+        rollout=record.rollout,
+        attempt=1,
+        action=Action.RUN,
+        release=record.release,
+        manifest_sha256=site.listed[record.release],
+        selector=selector,
+        pins=frozenset(),
+        salt=record.rollout,
+        share=0,
+        deny=frozenset(record.deny),
+        probe=record.probe,
+    )
+    waves = tuple(planning.Wave(permille, frozenset(pins)) for pins, permille in record.waves)
+    is_over = intention.arguments.get("over") is True
+    before = ran_before(site, record.selector, record.release)
+    book = planning.start(site.book, fresh, waves, site.cameras, over=is_over)
+    started = planning.find(book, record.rollout)
+    reach = Reach(started.entry.pins, started.entry.share)
+    course = next_wave(record.course, reach, None, wave=started.wave)
+    after = replace(record, course=course, ran_before=before)
+    return _with_record(replace(site, book=book), after)
+
+
+def _pause(site: Site, intention: Intention) -> Site:
+    book = planning.pause(site.book, intention.rollout)
+    return _said(site, book, intention.rollout, "paused by an operator")
+
+
+def _resume(site: Site, intention: Intention) -> Site:
+    record = site.records[intention.rollout]
+    if record.reason == "inconclusive":
+        raise OperatorError(
+            f"{record.rollout} is paused because its wave was inconclusive ({record.text}): "
+            "`rollout promote` goes on, `retry` tries again, `abort` ends it"
+        )
+    book = planning.resume(site.book, intention.rollout)
+    return _said(site, book, intention.rollout, None)
+
+
+def _promote(site: Site, intention: Intention) -> Site:
+    record = site.records[intention.rollout]
+    if record.reason != "inconclusive":
+        raise OperatorError(
+            f"expected {record.rollout} to wait for an answer, it is {record.state}"
+        )
+    site = replace(site, book=planning.resume(site.book, record.rollout))
+    verdict = Verdict(VerdictKind.INCONCLUSIVE, f"{record.text}; promoted by an operator")
+    return _next_wave(site, record.rollout, verdict)
+
+
+def _retry(site: Site, intention: Intention) -> Site:
+    book = planning.retry(site.book, intention.rollout)
+    record = site.records[intention.rollout]
+    attempt = planning.find(book, intention.rollout).entry.attempt
+    site = _with_record(site, replace(record, course=retried(record.course, attempt)))
+    return _said(site, book, intention.rollout, None)
+
+
+def _abort(site: Site, intention: Intention) -> Site:
+    is_revert = intention.arguments.get("no_revert") is not True
+    book = planning.abort(site.book, intention.rollout, site.next_version, revert=is_revert)
+    return _said(site, book, intention.rollout, "aborted by an operator")
+
+
+def _said(site: Site, book: Book, name: str, text: str | None) -> Site:
+    record = replace(site.records[name], reason=None if text is None else "operator", text=text)
+    state = planning.find(book, name).state
+    return _with_record(replace(site, book=book), _following(record, state, site.now))
+
+
+_VERBS: Mapping[str, Callable[[Site, Intention], Site]] = {
+    "start": _start,
+    "pause": _pause,
+    "resume": _resume,
+    "promote": _promote,
+    "retry": _retry,
+    "abort": _abort,
+}
