@@ -33,3 +33,5 @@ REQUEST_SECONDS_MAX = 60  # `expires` is at most this long after `at`.
 REQUEST_IDS_KEPT = 64
 HEARTBEAT_SECONDS = 300.0  # `reported` goes out at least this often, in every phase.
 TOPIC_LEVELS_MAX = 8  # AWS IoT and others allow no more.
+RATE_HZ_MAX = 120  # Messages a second of one camera: never more than it has frames.
+CARD_BYTES = 65_536  # A root with three keys takes 3 KB, a certificate 2 KB.

@@ -9,7 +9,8 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from shared.errors import LimitError, MalformedError, UnsupportedError
+from shared.errors import LimitError, MalformedError, RefusedError, UnsupportedError
+from shared.limits import TEXT_CHARACTERS_MAX
 
 DOCUMENT_VERSION = 1
 ErrorDocument = dict[str, str]  # {"code", "text"}
@@ -288,11 +289,28 @@ def decode(data: bytes, kind: type[DocumentType], *, bytes_max: int) -> Document
     try:
         return msgspec.json.decode(data, type=kind, strict=True)
     except msgspec.ValidationError as error:
-        if "unknown field" in str(error):
-            raise UnsupportedError(f"{kind.__name__}: {error}") from error
-        raise MalformedError(f"{kind.__name__}: {error}") from error
+        raise _refusal(kind.__name__, error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedError(f"{kind.__name__}: {error}") from error
+
+
+def convert(plain: object, kind: type[DocumentType], name: str) -> DocumentType:
+    """Return the document in plain values that were parsed, and verified, elsewhere.
+
+    Raises:
+        UnsupportedError: It has a field that this version does not know.
+        MalformedError: It is not of this kind.
+    """
+    try:
+        return msgspec.convert(plain, type=kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise _refusal(name, error) from error
+
+
+def _refusal(name: str, error: msgspec.ValidationError) -> RefusedError:
+    """Return what a mismatch means: only signed documents refuse a field for being unknown."""
+    text = f"{name}: {error}"[:TEXT_CHARACTERS_MAX]
+    return UnsupportedError(text) if "unknown field" in text else MalformedError(text)
 
 
 def time_text(at: datetime) -> str:

@@ -161,6 +161,11 @@ def parse_release(text: str) -> tuple[str, int]:
     return match[1], int(match[2])
 
 
+def is_sha256(text: str) -> bool:
+    """Say whether the text is a SHA-256 as we write it: 64 digits of lower-case hex."""
+    return _SHA256.fullmatch(text) is not None
+
+
 def block_lengths(file_bytes: int) -> tuple[int, ...]:
     """Return the length of each block of a file of that many bytes."""
     full, rest = divmod(file_bytes, BLOCK_BYTES)

@@ -1,0 +1,208 @@
+"""Keys at rest: encrypted PKCS#8 files that only their owner may read.
+
+Root and release keys always ask for a passphrase. Only the demo writes plain keys, in its own
+folder, and its root says so, so that no real agent takes it. A passphrase never gets into a
+message, and a key never leaves this module but as a signer.
+"""
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from securesystemslib.signer import CryptoSigner
+
+from shared.errors import LimitError, OperatorError, StorageError, UnsignedError
+from shared.files import read_bounded, write_atomically
+from shared.topics import checked_name
+
+KeyRole = Literal["root", "release", "controller"]
+KEY_FILE_BYTES = 8_192  # An encrypted Ed25519 key takes 400 bytes.
+ROOTS_MAX = 9  # People who can be asked to bring a key.
+PASSPHRASE_BYTES_MAX = 1_000  # cryptography takes 1,023.
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of a new fleet, in memory until its repository is signed.
+
+    Attributes:
+        root_threshold: How many root keys must sign a root.
+        is_demo: They were written without a passphrase; the root must say so.
+    """
+
+    fleet: str
+    root: tuple[CryptoSigner, ...]
+    root_threshold: int
+    release: CryptoSigner
+    controller: CryptoSigner
+    is_demo: bool
+
+
+def create_keys(
+    folder: Path, *, fleet: str, passphrase: str | None, root_threshold: int = 2, roots: int = 3
+) -> Keys:
+    """Make a fleet's keys and write them to a new folder; never overwrite one.
+
+    Args:
+        folder: Where the files go, mode 0600 in a folder of mode 0700.
+        fleet: The fleet that they are for; keys are never reused.
+        passphrase: None only for the demo.
+        root_threshold: How many root keys must sign a root.
+        roots: How many root keys there are.
+
+    Raises:
+        OperatorError: There are keys already, or the numbers make no sense.
+        StorageError: They cannot be written.
+    """
+    if not 1 <= root_threshold <= roots <= ROOTS_MAX:
+        raise OperatorError(
+            f"expected 1 <= threshold <= root keys <= {ROOTS_MAX}, got {root_threshold} of {roots}"
+        )
+    encryption = _encryption(passphrase)
+    keys = Keys(
+        fleet=checked_name(fleet),
+        root=tuple(CryptoSigner.generate_ed25519() for _ in range(roots)),
+        root_threshold=root_threshold,
+        release=CryptoSigner.generate_ed25519(),
+        controller=CryptoSigner.generate_ed25519(),
+        is_demo=passphrase is None,
+    )
+    _write(folder, keys, encryption)
+    return keys
+
+
+def load_signer(
+    folder: Path, role: KeyRole, passphrase: str | None, *, number: int = 1
+) -> CryptoSigner:
+    """Return the signer of a role; ``number`` says which of the root keys.
+
+    Raises:
+        UnsignedError: There is no such key, or the passphrase does not open it.
+    """
+    path = folder / _name(role, number)
+    label = f"{role} key in {path}"
+    try:
+        data = read_bounded(path, KEY_FILE_BYTES)
+    except (LimitError, StorageError) as error:
+        raise UnsignedError(f"the {label} cannot be read") from error
+    if data is None:
+        raise UnsignedError(f"there is no {label}; `fleetctl init` makes the keys of a fleet")
+    if path.stat().st_mode & 0o007:
+        raise UnsignedError(f"everybody may read the {label}; chmod 600 it, or make new keys")
+    return _open(data, passphrase, label)
+
+
+def load_root_signers(folder: Path, passphrase: str | None) -> tuple[CryptoSigner, ...]:
+    """Return the signers of all root keys in the folder; the others are kept elsewhere.
+
+    Raises:
+        UnsignedError: There are none, or the passphrase does not open them.
+    """
+    numbers = [n for n in range(1, ROOTS_MAX + 1) if (folder / _name("root", n)).exists()]
+    if not numbers:
+        raise UnsignedError(f"there is no root key in {folder}")
+    return tuple(load_signer(folder, "root", passphrase, number=number) for number in numbers)
+
+
+def needs_passphrase(folder: Path, role: KeyRole, *, number: int = 1) -> bool:
+    """Say whether opening this key takes a passphrase: whether to ask for one.
+
+    Raises:
+        UnsignedError: There is no such key, or it is no key.
+    """
+    try:
+        load_signer(folder, role, None, number=number)
+    except PassphraseNeededError:
+        return True
+    return False
+
+
+class PassphraseNeededError(UnsignedError):
+    """The key is encrypted and no passphrase was given."""
+
+
+def write_key(path: Path, signer: CryptoSigner, passphrase: str | None) -> None:
+    """Write one more key, e.g. the controller's after a rotation.
+
+    Raises:
+        OperatorError: The file is there already.
+        StorageError: It cannot be written.
+    """
+    if path.exists():
+        raise OperatorError(f"{path} is there already; a key is never overwritten")
+    write_atomically(path, _pem(signer, _encryption(passphrase)), mode=0o600)
+
+
+def _name(role: KeyRole, number: int) -> str:
+    return f"root-{number}.pem" if role == "root" else f"{role}.pem"
+
+
+def _encryption(passphrase: str | None) -> KeySerializationEncryption:
+    if passphrase is None:
+        return NoEncryption()
+    encoded = passphrase.encode()
+    if not 0 < len(encoded) <= PASSPHRASE_BYTES_MAX:
+        raise OperatorError(f"expected a passphrase of 1 to {PASSPHRASE_BYTES_MAX} bytes")
+    return BestAvailableEncryption(encoded)
+
+
+def _pem(signer: CryptoSigner, encryption: KeySerializationEncryption) -> bytes:
+    key = load_pem_private_key(signer.private_bytes, None)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+
+
+def _write(folder: Path, keys: Keys, encryption: KeySerializationEncryption) -> None:
+    """Write all keys beside the folder, then rename: a power cut leaves all of them or none."""
+    if folder.exists() and any(folder.iterdir()):
+        raise OperatorError(f"{folder} is not empty; keys are never overwritten or reused")
+    signers = {
+        **{_name("root", n): signer for n, signer in enumerate(keys.root, start=1)},
+        _name("release", 1): keys.release,
+        _name("controller", 1): keys.controller,
+    }
+    making = folder.with_name(f"{folder.name}.making-{os.getpid()}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        making.mkdir(mode=0o700)
+        for name, signer in signers.items():
+            write_atomically(making / name, _pem(signer, encryption), mode=0o600)
+        making.rename(folder)
+    except OSError as error:
+        raise StorageError(f"could not write keys to {folder}: {error.strerror}") from error
+    finally:
+        _remove(making)
+
+
+def _remove(folder: Path) -> None:
+    with suppress(OSError):
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+
+
+def _open(data: bytes, passphrase: str | None, label: str) -> CryptoSigner:
+    """Return the signer in a file; the errors of cryptography say nothing that helps a person."""
+    is_encrypted = b"ENCRYPTED" in data
+    if is_encrypted and passphrase is None:
+        raise PassphraseNeededError(f"the {label} asks for its passphrase")
+    secret = passphrase.encode() if is_encrypted and passphrase is not None else None
+    try:
+        key = load_pem_private_key(data, secret)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        reason = "the passphrase does not open it" if is_encrypted else "it is no PKCS#8 file"
+        raise UnsignedError(f"the {label} cannot be opened: {reason}") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise UnsignedError(f"the {label} is not an Ed25519 key")
+    return CryptoSigner(key)
