@@ -1,7 +1,7 @@
 """Say what one camera should do next, from the plan and from what the camera remembers.
 
 Agent and controller run this same function. It reads no clock, no file and no network, and it
-never says how a release is installed: ``camera.py`` does.
+never says how a release is installed: ``agent/deployment.py`` does.
 
 Rule 1: the plan is a list, newest rollout first; the first entry that counts is wanted.
 Rule 2: a bad end here is final for its (rollout, attempt).
@@ -115,6 +115,7 @@ class Slot:
     manifest_sha256: str
     owners: frozenset[Try]
     rivals: frozenset[Try] = frozenset()  # All that named the release when it was activated.
+    probe: Probe = Probe()  # The gate of every start of this slot.
 
 
 @dataclass(frozen=True, slots=True)
