@@ -15,12 +15,9 @@ import msgspec
 from shared.detections import Class, Object
 from shared.errors import LimitError, MalformedError
 from shared.limits import MANIFEST_BYTES
-from shared.release import Role
 
 MESSAGE_BYTES_MAX = 256 * 1024  # 300 objects of a detector are 40 KB.
 JOB_BYTES_MAX = 2 * MANIFEST_BYTES + 65_536  # The manifest as base64, paths and faults.
-PROBLEMS_MAX = 8
-FAULTS_MAX = 32
 _LENGTH = struct.Struct(">I")
 
 Kind = Literal["simulated", "modlib"]
@@ -79,7 +76,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         frame_rate: Frames a second that the sensor is asked for.
         threshold_permille: The lowest score that the child passes on.
         starts: Camera starts since boot before this one; the child cannot count them itself.
-        rpk: The packaged network, for a camera that is real; None: package it first.
+        rpk: The network as packaged on this device (agent/camera/packer.py), or as it came in the
+            release; a simulated camera needs none.
     """
 
     camera: int
@@ -229,5 +227,4 @@ def decode_job(data: bytes) -> Job:
         raise MalformedError(f"not a job: {error}") from error
 
 
-ROLE_NEEDED: dict[Kind, Role] = {"simulated": "simulator", "modlib": "network"}
 _DECODER: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)

@@ -1,0 +1,62 @@
+"""What the child's loop asks of a camera, whichever kind it is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.decode.results import Tensors
+from shared.errors import CameraError
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """One frame; ``tensors`` is None where it carries no fresh inference."""
+
+    frame: int
+    at: float
+    tensors: Tensors | None = None
+    network_name: str = ""
+    dnn_ms: float | None = None
+    dsp_ms: float | None = None
+
+
+class FailedError(CameraError):
+    """A camera failed in a way that has a code on the wire (agent/camera/wire.py)."""
+
+    def __init__(self, code: str, text: str) -> None:
+        """Keep both."""
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+class Camera(Protocol):
+    """One camera with one network, used once: start, read until the end, stop."""
+
+    def start(self, report: Callable[[int], None]) -> None:
+        """Bring the network into the sensor and start the stream; may take minutes.
+
+        Args:
+            report: Is told the progress in permille.
+
+        Raises:
+            FailedError: It cannot be started.
+        """
+
+    def read(self) -> Captured | None:
+        """Return the next frame, or None once it is being stopped.
+
+        Raises:
+            FailedError: The stream broke.
+        """
+
+    def infer(self, image: Pixels) -> Tensors | None:
+        """Return the network's outputs for an image, or None where the camera cannot inject one."""
+
+    def stop(self) -> None:
+        """Stop the stream and let go of the camera."""

@@ -1,0 +1,73 @@
+"""Package a network for the sensor of this device: packerOut.zip -> network.rpk.
+
+Sony's packer is Java and exists for arm64 only (``apt install imx500-tools``). It gets plain paths
+without a shell, a bounded heap (a Pi Zero 2 W has 512 MB and a stream running beside it), and a
+time limit. The caller keeps the result by (SHA-256 of the zip, ``packer_version()``, colour).
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from shared.errors import CameraError
+
+PACKER = Path("/usr/bin/imx500-package")
+PACK_SECONDS = 300.0  # Seconds on a Pi 5; a Pi Zero 2 W swaps.
+JAVA_HEAP = "-Xmx192m"
+RPK_NAME = "network.rpk"
+
+
+def package(network: Path, folder: Path, *, color: str) -> Path:
+    """Return the path of the packaged network, freshly made in ``folder``.
+
+    Args:
+        network: packerOut.zip, verified.
+        folder: A new, empty folder: nothing in it is reused.
+        color: RGB or BGR, as in the manifest.
+
+    Raises:
+        CameraError: The packer is not installed, failed, or took too long.
+    """
+    if not PACKER.is_file():
+        raise CameraError(f"{PACKER} is not installed: apt install imx500-tools (arm64 only)")
+    try:
+        folder.mkdir(parents=True)
+        format_file = folder / "input_format.json"
+        format_file.write_text(json.dumps([{"ordinal": 0, "format": color}]))
+        _run([str(PACKER), "-i", str(network), "-o", str(folder), "-f", str(format_file)])
+    except OSError as error:
+        raise CameraError(f"cannot package {network.name}: {error}") from error
+    rpk = folder / RPK_NAME
+    if not rpk.is_file() or rpk.stat().st_size == 0:
+        raise CameraError(f"{PACKER.name} ended well but wrote no {RPK_NAME}")
+    return rpk
+
+
+def packer_version() -> str:
+    """Return the installed packer's version, or an empty text where it is not known."""
+    command = ["/usr/bin/dpkg-query", "-W", "-f", "${Version}", "imx500-tools"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _run(command: list[str]) -> None:
+    environment = {**os.environ, "JAVA_TOOL_OPTIONS": JAVA_HEAP}
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PACK_SECONDS,
+            env=environment,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CameraError(f"{PACKER.name} took over {PACK_SECONDS:.0f} s") from error
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip()[-300:]
+        raise CameraError(f"{PACKER.name} ended with {done.returncode}: {said}")

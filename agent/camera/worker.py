@@ -1,0 +1,204 @@
+"""The camera child: one camera, one release. Reads frames, decodes them, says what it saw.
+
+Started by agent/camera/process.py and of no use without it. It judges nothing and limits nothing:
+the parent does both, and can kill it at any moment. Its standard output is the parent's; whatever
+libraries print goes to standard error.
+"""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from agent.camera.camera import Camera, Captured, FailedError
+from agent.camera.wire import (
+    JOB_BYTES_MAX,
+    CameraFailed,
+    FrameSeen,
+    GoldenCompared,
+    Job,
+    Message,
+    Streaming,
+    Uploading,
+    decode_job,
+    frame_message,
+)
+from shared.decode.task import Decoder, decoder_of
+from shared.errors import FleetError, RefusedError, UnsupportedError
+from shared.golden import agreement_permille, read_golden
+from shared.limits import FILE_BYTES, MANIFEST_BYTES, NAME_CHARACTERS_MAX, TEXT_CHARACTERS_MAX
+from shared.messages import decode
+from shared.release import Manifest
+
+STOP_SECONDS = 4.0  # Before the parent kills us, so that the kernel sees the camera closed.
+ORPHAN_CODE = 75
+FAILED_CODE = 1
+_PR_SET_PDEATHSIG = 1
+
+Say = Callable[[Message], None]
+
+
+def main() -> int:
+    """Run the job whose file descriptor is the first argument; the second is our parent."""
+    job_file, parent = int(sys.argv[1]), int(sys.argv[2])
+    _die_with(parent)
+    logging.basicConfig(level=logging.INFO, format="camera: %(name)s: %(message)s")
+    say = _own_output()
+    stopping = threading.Event()
+    threading.Thread(target=_wait_for_stop, args=(stopping,), daemon=True).start()
+    with os.fdopen(job_file, "rb") as file:
+        job = decode_job(file.read(JOB_BYTES_MAX))
+    try:
+        _run(job, say, stopping)
+    except FailedError as error:
+        return _fail(say, error.code, error.text)
+    except UnsupportedError as error:
+        return _fail(say, error.code, error.text)
+    except RefusedError as error:
+        return _fail(say, "release", error.text)
+    except (FleetError, OSError) as error:
+        return _fail(say, "crashed", str(error))
+    return 0
+
+
+def _run(job: Job, say: Say, stopping: threading.Event) -> None:
+    manifest = decode(job.manifest, Manifest, bytes_max=MANIFEST_BYTES)
+    labels = _read_labels(job, manifest)
+    decoder = decoder_of(manifest, labels, threshold=job.threshold_permille / 1000)
+    camera = _open(job, manifest, stopping)
+    try:
+        camera.start(lambda done: say(Uploading(done_permille=done)))
+        if stopping.is_set():
+            return
+        say(Streaming())
+        _compare_golden(job, manifest, camera, say)
+        while (captured := camera.read()) is not None:
+            say(_seen(captured, decoder))
+    finally:
+        camera.stop()
+
+
+def _open(job: Job, manifest: Manifest, stopping: threading.Event) -> Camera:
+    """Open the camera; each kind's libraries are imported only where it is used."""
+    if job.kind == "simulated":
+        try:
+            from agent.camera.simulated import simulated_camera  # noqa: PLC0415
+        except ImportError as error:
+            text = f"a simulated camera needs the extra `sim`: {error}"
+            raise FailedError("unavailable", text) from error
+        return simulated_camera(job, manifest, stopping)
+    from agent.camera.aicamera import ai_camera  # noqa: PLC0415
+
+    return ai_camera(job, manifest, stopping)
+
+
+def _seen(captured: Captured, decoder: Decoder) -> FrameSeen:
+    if captured.tensors is None:
+        return FrameSeen(frame=captured.frame, at=captured.at, is_valid=False)
+    began = time.perf_counter_ns()
+    decoded = decoder(captured.tensors)
+    return FrameSeen(
+        frame=captured.frame,
+        at=captured.at,
+        is_valid=True,
+        network_name=captured.network_name,
+        shapes=tuple(tuple(tensor.shape) for tensor in captured.tensors),
+        dnn_ms=captured.dnn_ms,
+        dsp_ms=captured.dsp_ms,
+        problems=decoded.problems,
+        objects=decoded.objects,
+        classes=decoded.classes,
+        decode_us=(time.perf_counter_ns() - began) // 1000,
+    )
+
+
+def _compare_golden(job: Job, manifest: Manifest, camera: Camera, say: Say) -> None:
+    """Run the golden set where the release has one and the camera can inject images."""
+    file = manifest.file("golden")
+    if file is None or job.kind != "simulated":
+        return
+    examples = read_golden(
+        _read(Path(job.folder) / file.name),
+        size=(manifest.input.width, manifest.input.height),
+        outputs=len(manifest.outputs),
+    )
+    # The manifest's threshold, not the job's: what counts as found must not depend on a setting.
+    threshold = manifest.decode.threshold_permille / 1000
+    decoder = decoder_of(manifest, _read_labels(job, manifest), threshold=threshold)
+    found = agreement_permille(
+        examples, run=lambda image: camera.infer(image) or (), decode=decoder
+    )
+    say(GoldenCompared(found_permille=found))
+
+
+def _read_labels(job: Job, manifest: Manifest) -> tuple[str, ...]:
+    file = manifest.file("labels")
+    if file is None:
+        raise FailedError("release", f"{manifest.release} has no labels")
+    try:
+        labels = tuple(_read(Path(job.folder) / file.name).decode("utf-8").splitlines())
+    except UnicodeDecodeError as error:
+        raise FailedError("release", f"{file.name} is not UTF-8: {error}") from error
+    if len(labels) != manifest.labels:
+        text = f"expected {manifest.labels} labels, {file.name} has {len(labels)}"
+        raise FailedError("release", text)
+    if any(len(label) > NAME_CHARACTERS_MAX for label in labels):
+        raise FailedError("release", f"expected labels of at most {NAME_CHARACTERS_MAX} characters")
+    return labels
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(FILE_BYTES)
+    except OSError as error:
+        raise FailedError("release", f"cannot read {path}: {error}") from error
+
+
+def _fail(say: Say, code: str, text: str) -> int:
+    say(CameraFailed(code=code, text=text[:TEXT_CHARACTERS_MAX]))
+    return FAILED_CODE
+
+
+def _own_output() -> Say:
+    """Take standard output for the wire and give libraries standard error instead."""
+    wire = os.dup(1)
+    os.dup2(2, 1)
+    pipe = os.fdopen(wire, "wb")
+
+    def say(message: Message) -> None:
+        try:
+            pipe.write(frame_message(message))
+            pipe.flush()
+        except BrokenPipeError:
+            os._exit(ORPHAN_CODE)  # Nobody listens any more.
+
+    return say
+
+
+def _wait_for_stop(stopping: threading.Event) -> None:
+    """Stop when standard input ends: the parent asked for it, or is gone."""
+    with suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    stopping.set()
+    time.sleep(STOP_SECONDS)
+    os._exit(ORPHAN_CODE)
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill us when the parent dies, whatever native code is doing then."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # It died before we could say so.
+        os._exit(ORPHAN_CODE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""What a decoder returns, and the words for what can be wrong with a network's values. Pure."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.detections import Class, Object
+
+BOX_DIGITS = 4  # A ten-thousandth of an image is a tenth of a pixel: no sensor sees better.
+SCORE_DIGITS = 3  # Scores are counted in 256ths.
+
+NOT_FINITE = "not_finite"
+CLASS_OUT_OF_RANGE = "class_out_of_range"
+COUNT_OUT_OF_RANGE = "count_out_of_range"
+SHAPES = "shapes"
+
+Tensor = NDArray[np.generic]
+Tensors = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One inference. ``objects`` or ``classes``, best first; with ``problems`` both are empty."""
+
+    objects: tuple[Object, ...] | None = None
+    classes: tuple[Class, ...] | None = None
+    problems: tuple[str, ...] = ()
+
+
+def are_finite(*tensors: Tensor) -> bool:
+    """Say whether every number is one."""
+    return all(bool(np.isfinite(tensor).all()) for tensor in tensors)
