@@ -220,6 +220,9 @@ def _run(folder: Path, port: int, options: BrokerOptions, server: _Server) -> Ru
 
 def _start(folder: Path, port: int, options: BrokerOptions, server: _Server) -> RunningBroker:
     ports = _choose_ports(port, options.websocket_port)
+    for taken in filter(_is_taken, (ports.mqtt, ports.websocket or 0)):
+        # Whoever has it might answer in the place of the one that we start.
+        raise BrokerUnreachableError(f"{server.kind} did not start: port {taken} is taken")
     command = server.write_config(server.binary, folder, ports, options)
     log = folder / f"{server.kind}.log"
     process = subprocess.Popen(
@@ -256,6 +259,16 @@ def _choose_ports(port: int, websocket_port: int | None) -> _Ports:
         mqtt = port or int(one.getsockname()[1])
         free = int(other.getsockname()[1])
         return _Ports(mqtt, None if websocket_port is None else websocket_port or free)
+
+
+def _is_taken(port: int) -> bool:
+    with closing(socket.socket()) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # As brokers do.
+        try:
+            trial.bind((LOOPBACK, port))
+        except OSError:
+            return True
+    return False
 
 
 def _write_nats(binary: Path, folder: Path, ports: _Ports, options: BrokerOptions) -> list[str]:
