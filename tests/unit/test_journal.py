@@ -1,6 +1,5 @@
 """What survives a power cut, and what is not believed after one."""
 
-import os
 from pathlib import Path
 
 import msgspec
@@ -113,4 +112,4 @@ def test_the_last_64_answers_are_remembered() -> None:
 def test_only_the_owner_may_read_the_journal(tmp_path: Path) -> None:
     JournalFile(tmp_path).change(lambda saved: saved)
 
-    assert os.stat(tmp_path / "journal.json").st_mode & 0o077 == 0
+    assert (tmp_path / "journal.json").stat().st_mode & 0o077 == 0

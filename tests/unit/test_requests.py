@@ -28,7 +28,7 @@ def document(**more: object) -> dict[str, object]:
     return {"v": 1, "id": "q-1", **at, **more}
 
 
-def ask(
+def ask(  # noqa: PLR0913 - a request has that many sides
     verb: str,
     content: object = None,
     *,
