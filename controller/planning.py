@@ -62,6 +62,7 @@ class Rollout:
     wave: int = 0
     state: State = State.RUNNING
     reverted_in: int = 0  # The plan version that first said ``revert``.
+    admitted: frozenset[str] = frozenset()  # ``gate-01/0``: let in once, whatever its labels now.
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,7 @@ def revoke(book: Book, release: str, version: int) -> Book:
 def settle(book: Book, listed: Mapping[str, str], reports: Sequence[Report]) -> Book:
     """Draw the conclusions that need no verdict: superseded, reverted, no longer needed."""
     cameras = [report.camera for report in reports]
+    book = tuple(_admitting(rollout, cameras) for rollout in book)
     for rollout in book:
         name = rollout.entry.rollout
         if rollout.state in LIVE and _is_superseded_everywhere(book, rollout, listed, cameras):
@@ -300,8 +302,18 @@ def _is_reverted(rollout: Rollout, reports: Sequence[Report]) -> bool:
     return all(
         report.plan_version >= rollout.reverted_in and report.is_settled
         for report in reports
-        if admits(rollout.entry, report.camera)
+        if _name(report.camera) in rollout.admitted
     )
+
+
+def _admitting(rollout: Rollout, cameras: Inventory) -> Rollout:
+    """Note whom the entry lets in: a new label must not make it forget who may run its release."""
+    let_in = {_name(camera) for camera in cameras if admits(rollout.entry, camera)}
+    return replace(rollout, admitted=rollout.admitted | let_in)
+
+
+def _name(camera: Camera) -> str:
+    return f"{camera.device}/{camera.number}"
 
 
 def _reverting(rollout: Rollout, version: int) -> Rollout:

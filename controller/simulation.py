@@ -10,29 +10,30 @@ harm watch every start; oracles for standing still judge the end.
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from random import Random
 
 from agent import deployment as cam
+from agent import watch
+from agent.deployment import Cause, Journal, Phase
+from agent.outcomes import is_settled
+from agent.watch import LastRun, Watch
 from controller import planning
+from controller.planning import Book, RefusedError, Report, State, Wave
 from shared.assignment import (
     SHARE_ALL,
     Action,
     Camera,
     Entry,
-    Keep,
     Slot,
     Try,
-    Wait,
+    Window,
     covers,
     is_owner,
     parse_selector,
     share_hash,
-    wanted,
 )
-from agent.deployment import Cause, Journal, Phase
-from controller.planning import Book, RefusedError, Report, State, Wave
 
 DEVICES = 30
 ACTIONS = 25
@@ -41,8 +42,9 @@ QUIET_ROUNDS_MAX = 150
 REST_ROUNDS = 10  # Nothing may move for so long before we call it a fixed point.
 STEPS_PER_ROUND = 3
 STARTS_PER_TRY_MAX = 3
-BACK_OFF_ROUNDS_MAX = 4
-STARTS_PER_BOOT_MAX = 3  # In BROKEN.
+START_COST = 3  # A history is short: each start counts for three.
+ROUND_SECONDS = 120.0
+WINDOW_ROUNDS = 7
 DAY_ROUNDS = 40
 FAILED_PERCENT_MAX = 20
 HEALTHY_PERCENT_MIN = 90
@@ -67,6 +69,8 @@ class Truth(Enum):
     KILLS_BRIDGE = "kills the camera bridge until a reboot"
     HANGS = "hangs the Pi"
     STALLS = "passes its gate and stalls later"
+    HANGS_LATER = "passes its gate and hangs the Pi later"
+    REJECTED = "does not suit the camera"
 
 
 TRUTHS = (*[Truth.GOOD] * 7, *Truth)
@@ -109,11 +113,12 @@ class Sensor:
     is_bridge_dead: bool = False
     is_bridge_killed: bool = False  # By a release, in this boot.
     trial: deque[cam.Event] = field(default_factory=deque[cam.Event])
-    is_fetching: bool = False
+    work: cam.Event | None = None  # What the files' shell will say next.
+    starts: int = 0  # In this boot.
+    started_in: int = 0
+    started: str = ""
+    watch: Watch = field(default_factory=Watch)
     is_dirty: bool = True
-    back_off: int = 1
-    due_in: int = 1
-    starts_failed: int = 0
     version_read: int = -1  # Reported only when its reverts are in the journal.
     memory: Memory = field(default_factory=Memory)
 
@@ -129,7 +134,10 @@ class Device:
     is_online: bool = True
     is_down: bool = False
     has_news: bool = True
-    rebooted_in: int = 0
+    rebooted_in: int = -DAY_ROUNDS
+    is_clean: bool = False  # It went down on purpose.
+    labels: dict[str, str] | None = None  # Signed, not yet read.
+    closed: frozenset[str] = frozenset()
 
 
 class World:
@@ -147,6 +155,7 @@ class World:
         self.bundle = Bundle(0, (), {})
         self.reports: dict[tuple[str, int], Report] = {}
         self.ends: dict[tuple[str, int], Journal] = {}
+        self.known: dict[tuple[str, int], Camera] = {}
         self.named: dict[Try, int] = {}
         self.release_of: dict[str, str] = {}
         self.before: dict[str, str] = {}
@@ -177,7 +186,11 @@ class World:
     @property
     def inventory(self) -> list[Camera]:
         """Return the cameras that the controller declared."""
-        return [sensor.identity for device in self.joined for sensor in device.sensors]
+        return [
+            self.known.get((s.identity.device, s.identity.number), s.identity)
+            for device in self.joined
+            for s in device.sensors
+        ]
 
     # Time.
     def play(self) -> set[str]:
@@ -225,7 +238,7 @@ class World:
     def is_hopeless(self, sensor: Sensor) -> bool:
         """Say whether the camera cannot rest: it is dead, or has only a release that stalls."""
         active = sensor.disk.active
-        return sensor.is_dead or (active is not None and self.truth[active.release] is Truth.STALLS)
+        return sensor.is_dead or (active is not None and self.truth[active.release] in _FAILS_LATER)
 
     def tick(self) -> None:
         """Let one round pass everywhere."""
@@ -244,6 +257,8 @@ class World:
             device.is_online = not device.is_online
         if self.chance(0.002):
             self.replace_card(device)
+        self.read_identity(device)
+        self.watch_windows(device)
         is_new = device.is_online and device.bundle is not self.bundle
         if is_new and not self.chance(0.3):
             device.bundle = self.bundle
@@ -251,8 +266,10 @@ class World:
         for sensor in device.sensors:
             self.suffer(device, sensor)
         for _ in range(STEPS_PER_ROUND):
-            if device.is_down or self.chance(0.004):
-                self.boot(device)
+            if device.is_down or self.chance(0.002):
+                self.boot(device, is_new_boot=True)
+            elif self.chance(0.003):
+                self.boot(device, is_new_boot=False)
             for sensor in device.sensors:
                 if not device.is_down:
                     self.advance(device, sensor)
@@ -265,22 +282,52 @@ class World:
         for sensor in device.sensors:
             sensor.disk = Journal()
             sensor.memory = Memory()
-        self.boot(device)
+            sensor.watch = Watch()
+        self.boot(device, is_new_boot=True)
 
-    def boot(self, device: Device) -> None:
-        """Start the device from what is on its disk."""
-        device.is_down = False
+    def read_identity(self, device: Device) -> None:
+        """Let the device read its new labels, some time."""
+        if device.labels is None or not device.is_online or self.chance(0.7):
+            return
+        for sensor in device.sensors:
+            labels = {**sensor.identity.labels, **device.labels}
+            sensor.identity = replace(sensor.identity, labels=labels)
+        device.labels = None
+        self.disturb(device)
+
+    def watch_windows(self, device: Device) -> None:
+        """Look again when a window opens or closes."""
+        is_closed = self.round // WINDOW_ROUNDS % 2 == 0
+        rollouts = (e.rollout for e in device.bundle.plan if e.window is not None)
+        closed = frozenset(rollouts) if is_closed else frozenset[str]()
+        if closed != device.closed:
+            device.closed = closed
+            self.disturb(device)
+
+    def boot(self, device: Device, *, is_new_boot: bool) -> None:
+        """Start the device, or its agent alone, from what is on its disk."""
+        is_clean, device.is_clean, device.is_down = device.is_clean, False, False
         for sensor in device.sensors:
             sensor.journal = sensor.disk
             sensor.running = None
-            sensor.is_bridge_dead = sensor.is_bridge_killed = sensor.is_fetching = False
+            sensor.work = None
+            if is_new_boot:
+                sensor.is_bridge_dead = sensor.is_bridge_killed = False
+                sensor.starts = 0
             sensor.trial.clear()
-            sensor.back_off = sensor.due_in = 1
-            sensor.starts_failed = 0
             sensor.version_read = -1
+            seconds = (self.round - sensor.started_in) * ROUND_SECONDS
+            last = LastRun(is_clean or not is_new_boot, sensor.started, seconds)
+            sensor.watch = watch.begun(sensor.watch, last, self.now)
+            sensor.started = ""
         for sensor in device.sensors:
             if not device.is_down:
-                self.feed(device, sensor, cam.Booted())
+                active = sensor.journal.active
+                is_loop = active is not None and watch.is_boot_loop(
+                    sensor.watch, active.manifest_sha256
+                )
+                event = cam.Booted(is_new_boot=is_new_boot, is_boot_loop=is_loop)
+                self.feed(device, sensor, event)
         self.disturb(device)
 
     def disturb(self, device: Device) -> None:
@@ -295,11 +342,24 @@ class World:
             sensor.is_dead = True
         if self.chance(0.002):
             sensor.is_bridge_dead = True
-        stalls = sensor.running is not None and self.truth[sensor.running] is Truth.STALLS
+        truth = None if sensor.running is None else self.truth[sensor.running]
+        if truth is Truth.HANGS_LATER and not sensor.trial and self.random.random() < 0.3:
+            device.is_down = True
+        stalls = truth is Truth.STALLS
         has_stalled = (stalls and self.random.random() < 0.3) or sensor.is_dead
         if sensor.running and not sensor.trial and (has_stalled or sensor.is_bridge_dead):
             sensor.running = None
-            self.feed(device, sensor, cam.Failed())
+            self.feed(device, sensor, cam.Failed(may_reboot=self.may_reboot(device)))
+
+    def may_reboot(self, device: Device) -> bool:
+        """Say whether the reboot of this day is not spent."""
+        rounds = self.round - device.rebooted_in
+        return watch.may_reboot(rounds / DAY_ROUNDS * watch.REBOOT_SECONDS_MIN)
+
+    @property
+    def now(self) -> float:
+        """Return the seconds that have passed."""
+        return self.round * ROUND_SECONDS
 
     def advance(self, device: Device, sensor: Sensor) -> None:
         """Take the camera's next event, if there is one."""
@@ -307,36 +367,53 @@ class World:
             event = sensor.trial.popleft()
             self.feed(device, sensor, event)
             self.disturb(device)  # It may be the other camera's turn.
-            if isinstance(event, cam.Failed) and sensor.journal.phase is Phase.BROKEN:
-                sensor.back_off = min(2 * sensor.back_off, BACK_OFF_ROUNDS_MAX)
-                sensor.due_in = sensor.back_off
-                sensor.starts_failed += 1
-        elif sensor.is_fetching and device.is_online:
-            sensor.is_fetching = False
-            self.feed(device, sensor, cam.Fetched())
+            if isinstance(event, cam.Failed) and not sensor.journal.is_running:
+                sensor.watch = watch.start_failed(sensor.watch, self.now)
+            elif isinstance(event, cam.Passed):
+                sensor.watch = watch.runs(sensor.watch)
+        elif sensor.work is not None and self.may_work(device, sensor):
+            work, sensor.work = sensor.work, None
+            self.feed(device, sensor, work)
         elif sensor.is_dirty or self.is_due(sensor):
             self.look(device, sensor)
 
+    def may_work(self, device: Device, sensor: Sensor) -> bool:
+        """Say whether nothing is in the way of the files; say it to the camera, if something is."""
+        making = sensor.journal.making
+        is_fetching = isinstance(sensor.work, cam.Fetched)
+        if making is None or not (is_fetching and (not device.is_online or self.chance(0.2))):
+            return True
+        what = self.random.choice((cam.WaitingFor.BLOCKS, cam.WaitingFor.DISK))
+        self.feed(device, sensor, cam.Obstructed(making.manifest_sha256, what))
+        if sensor.is_dirty or self.is_due(sensor):
+            self.look(device, sensor)
+        return False
+
     def is_due(self, sensor: Sensor) -> bool:
-        """Count the back-off of a broken camera down."""
-        if sensor.journal.phase is not Phase.BROKEN or sensor.journal.active is None:
+        """Say whether the back-off of a camera on which nothing runs is over."""
+        journal = sensor.journal
+        if journal.is_running or journal.active is None or journal.phase in cam.ON_TRIAL:
             return False
-        sensor.due_in -= 1
-        return sensor.due_in <= 0
+        return watch.is_due(sensor.watch, self.now)
 
     def look(self, device: Device, sensor: Sensor) -> None:
         """Let the camera look at the accepted plan."""
         others = [s for s in device.sensors if s is not sensor]
-        may_start = not any(s.trial or s.journal.phase in _ON_TRIAL for s in others)
+        may_start = not any(s.trial or s.journal.phase in cam.ON_TRIAL for s in others)
         sensor.is_dirty = False
         bundle = device.bundle
         sensor.version_read = bundle.version
-        is_due = sensor.due_in <= 0
-        is_spent = sensor.starts_failed >= STARTS_PER_BOOT_MAX
-        may_reboot = is_spent and self.round - device.rebooted_in >= DAY_ROUNDS
-        if may_reboot:
-            device.rebooted_in = self.round
-        looked = cam.Looked(bundle.plan, bundle.listed, may_start, is_due, may_reboot)
+        starts = START_COST * sensor.starts
+        is_spent = not watch.has_starts_left(starts)
+        looked = cam.Looked(
+            bundle.plan,
+            bundle.listed,
+            may_start=may_start,
+            is_due=self.is_due(sensor) and watch.may_start_at_all(starts),
+            may_reboot=is_spent and self.may_reboot(device),
+            has_starts_left=not is_spent,
+            closed=device.closed,
+        )
         self.feed(device, sensor, looked)
 
     def feed(self, device: Device, sensor: Sensor, event: cam.Event) -> None:
@@ -358,19 +435,35 @@ class World:
             case cam.Persist(journal):
                 self.watch_persist(device, sensor, journal)
                 sensor.disk = journal
-            case cam.Fetch():
-                sensor.is_fetching = True
+            case cam.Fetch(slot):
+                sensor.work = cam.Fetched(slot.manifest_sha256)
+            case cam.Verify(slot):
+                sensor.work = self.verified(slot)
+            case cam.Stage(slot):
+                sensor.work = cam.Staged(slot.manifest_sha256)
+            case cam.Stop():
+                sensor.running = None
+                sensor.trial.clear()
             case cam.Start(slot):
                 self.start_camera(device, sensor, slot)
             case cam.Reboot():
-                device.is_down = True
+                device.is_down = device.is_clean = True
+                device.rebooted_in = self.round
+
+    def verified(self, slot: Slot) -> cam.Event:
+        """Return what the look at a release's files says."""
+        if self.truth[slot.release] is Truth.REJECTED:
+            return cam.Rejected(slot.manifest_sha256, Cause.RELEASE, "input_size", "too large")
+        return cam.Verified(slot.manifest_sha256)
 
     def start_camera(self, device: Device, sensor: Sensor, slot: Slot) -> None:
         """Start the sensor with a release and prepare what the gate will say."""
         truth = self.truth[slot.release]
-        sensor.running = None
+        if sensor.running is not None:
+            self.violations.add("harm: starts a camera that is not stopped")
         sensor.trial.clear()
-        sensor.due_in = 1
+        sensor.starts += 1
+        sensor.started_in, sensor.started = self.round, slot.manifest_sha256
         if truth is Truth.HANGS:
             device.is_down = True
         if truth is Truth.KILLS_BRIDGE:
@@ -390,19 +483,14 @@ class World:
         for sensor in device.sensors:
             key = device.name, sensor.identity.number
             seen = cam.view(sensor.journal, sensor.identity)
-            is_settled = self.is_settled(device.bundle, sensor)
-            self.reports[key] = Report(seen, sensor.version_read, is_settled)
+            bundle = device.bundle
+            rests = is_settled(sensor.journal, sensor.identity, bundle.plan, bundle.listed)
+            self.reports[key] = Report(seen, sensor.version_read, rests)
+            self.known[key] = sensor.identity
             self.ends[key] = sensor.journal
             is_behind = sensor.version_read < device.bundle.version
-            device.has_news = device.has_news or is_behind or not is_settled
+            device.has_news = device.has_news or is_behind or not rests
         self.is_book_dirty = True
-
-    def is_settled(self, bundle: Bundle, sensor: Sensor) -> bool:
-        """Say whether the camera has nothing more to do for this plan."""
-        if sensor.journal.phase not in {Phase.IDLE, Phase.BROKEN}:
-            return False
-        seen = cam.view(sensor.journal, sensor.identity)
-        return isinstance(wanted(bundle.plan, bundle.listed, seen), Keep | Wait)
 
     # The controller.
     def control(self) -> None:
@@ -453,10 +541,12 @@ class World:
     def end_of(self, camera: Camera, tried: Try) -> str:
         """Return how a try ended on a camera, as far as the controller heard."""
         journal = self.ends.get((camera.device, camera.number), Journal())
-        if tried in journal.ended_badly:
-            is_failed = journal.ended_badly[tried] in {Cause.RELEASE, Cause.UNKNOWN}
-            return "failed" if is_failed else "unlucky"
-        return "healthy" if tried in journal.committed else "pending"
+        end = journal.ended.get(tried)
+        if end is None:
+            return "pending"
+        if end.is_bad:
+            return "failed" if end.cause in {Cause.RELEASE, Cause.UNKNOWN} else "unlucky"
+        return "healthy"
 
     # The operator.
     def operate(self) -> None:
@@ -471,6 +561,7 @@ class World:
             self.operator_revokes,
             self.operator_pauses,
             self.operator_resumes,
+            self.operator_relabels,
         )
         try:
             self.random.choice(verbs)()
@@ -491,8 +582,19 @@ class World:
         selector = self.random.choice(SELECTORS)
         denied = self.random.random() < 0.2
         deny = frozenset({f"d-{self.random.randrange(DEVICES):02}"} if denied else ())
+        window = Window(frozenset({"mon"}), 0, 60) if self.random.random() < 0.2 else None
         return Entry(
-            name, 1, Action.RUN, release, f"sha-{release}", selector, frozenset(), name, 0, deny
+            rollout=name,
+            attempt=1,
+            action=Action.RUN,
+            release=release,
+            manifest_sha256=f"sha-{release}",
+            selector=selector,
+            pins=frozenset(),
+            salt=name,
+            share=0,
+            deny=deny,
+            window=window,
         )
 
     def launch(self, entry: Entry, start: Callable[[Entry], Book]) -> None:
@@ -561,6 +663,11 @@ class World:
         """Resume a rollout."""
         self.book = planning.resume(self.book, self.some_rollout(State.PAUSED))
 
+    def operator_relabels(self) -> None:
+        """Sign other labels for a device."""
+        device = self.random.choice(self.devices)
+        device.labels = {"role": self.random.choice(("door", "dock"))}
+
     # Oracles for harm, while it happens.
     def watch_persist(self, device: Device, sensor: Sensor, after: Journal) -> None:
         """Judge every change of a journal against what the world knows."""
@@ -590,11 +697,14 @@ class World:
             memory.failed_at.pop(release, None)
         for tried in after.committed - before.committed:
             memory.set_by.setdefault(self.release_of[tried[0]], set()).add(tried[0])
-        for tried in after.ended_badly.keys() - before.ended_badly.keys():
+        for tried in after.ended_badly - before.ended_badly:
             memory.ended_badly.add(tried)
-            if after.ended_badly[tried] in {Cause.RELEASE, Cause.UNKNOWN}:
+            end = after.ended[tried]
+            if end.phase is Phase.REJECTED:
+                continue
+            if end.cause in {Cause.RELEASE, Cause.UNKNOWN}:
                 memory.shaky.add(self.release_of[tried[0]])
-            if after.ended_badly[tried] is Cause.RELEASE:
+            if end.cause is Cause.RELEASE:
                 memory.failed_at[self.release_of[tried[0]]] = memory.newest_naming
 
     def watch_activation(self, device: Device, sensor: Sensor, slot: Slot) -> None:
@@ -707,7 +817,7 @@ class World:
         return not is_condemned and slot.release not in sensor.memory.failed_at
 
 
-_ON_TRIAL = frozenset({Phase.ACTIVATING, Phase.PROBING, Phase.ROLLING_BACK})
+_FAILS_LATER = frozenset({Truth.STALLS, Truth.HANGS_LATER})
 
 
 def main(first: int, last: int) -> int:
