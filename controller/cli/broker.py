@@ -20,7 +20,7 @@ def broker() -> None:
 @click.option("--server", type=click.Choice(["nats", "mosquitto"]), default="nats",
               show_default=True, help="Which broker to run; it must be installed.")  # fmt: skip
 @click.option("--port", type=click.IntRange(0, 65535),
-              help="MQTT over TCP on 127.0.0.1; 0 picks a free one. Default: fleet.yaml's.")  # fmt: skip
+              help="On 127.0.0.1; 0 picks a free one. Default: fleet.yaml's.")  # fmt: skip
 @click.option("--websocket-port", type=click.IntRange(0, 65535),
               help="MQTT over WebSocket, too.")  # fmt: skip
 @output_option

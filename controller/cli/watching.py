@@ -52,6 +52,15 @@ class Watcher:
         self._alerts = fleet.alerts
 
 
+def live_picture(terminal: Terminal) -> "Live | None":
+    """Return a picture that moves once it is started, or None where it must not."""
+    if not terminal.is_live:
+        return None
+    from rich.live import Live  # noqa: PLC0415
+
+    return Live(console=terminal.results, auto_refresh=False, vertical_overflow="crop")
+
+
 def watch_rollout(
     controller: "Controller",
     rollout: str,
