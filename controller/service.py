@@ -250,7 +250,7 @@ class Controller:
 
     # Rollouts. ``rollout`` is an id (r-7) or a name (its newest). They write intentions.
 
-    def start_rollout(  # noqa: PLR0913 - what an operator may say of a rollout
+    def start_rollout(
         self,
         release: str,
         *,

@@ -63,8 +63,10 @@ class Site:
 def steer(site: Site, seconds: float) -> tuple[Site, dict[str, Judged]]:
     """Let driven seconds pass, and draw every conclusion that they allow."""
     looks: dict[str, Judged] = {}
-    for rollout in site.book:
-        name = rollout.entry.rollout
+    for name in [rollout.entry.rollout for rollout in site.book]:
+        rollout = _find(site.book, name)
+        if rollout is None:  # One above has completed, and made it unreadable.
+            continue
         looks[name] = judged = look(site, rollout, seconds)
         if rollout.state not in planning.LIVE:
             continue
@@ -72,6 +74,10 @@ def steer(site: Site, seconds: float) -> tuple[Site, dict[str, Judged]]:
         if rollout.state is State.RUNNING or judged.verdict.kind is VerdictKind.FAIL:
             site = _follow(site, name, judged.verdict)
     return _settled(site), looks
+
+
+def _find(book: Book, name: str) -> Rollout | None:
+    return next((rollout for rollout in book if rollout.entry.rollout == name), None)
 
 
 def look(site: Site, rollout: Rollout, seconds: float) -> Judged:
