@@ -16,6 +16,7 @@ from controller.broker import (
     RunningBroker,
     find_mosquitto,
     find_nats,
+    nats_version,
     run_mosquitto,
     run_nats,
 )

@@ -237,6 +237,7 @@ def test_a_broker_that_acknowledges_and_denies_the_bundle_is_found_out(
 def test_a_broker_that_hangs_up_on_blocks_is_not_tried_for_ever(
     house: "BrokerHouse", make_client: "MakeClient"
 ) -> None:
+    house.skip_where_payloads_are_not_limited()
     if house.kind == "nats":
         broker = house.start(BrokerOptions(payload_bytes_max=20_000))
     else:
