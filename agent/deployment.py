@@ -402,7 +402,7 @@ def _resume_quiet(journal: Journal, event: Booted) -> Step:
     """Start what was committed; prepare what was being prepared, from the files as they are now."""
     if event.is_boot_loop and journal.is_running:
         hung = _noted(journal, "boot_loop", "the device hung soon after each of its last starts")
-        return _leave_active(hung)
+        return _leave_active(hung, is_fresh=True)
     effects: list[Effect] = []
     if journal.phase in {Phase.STAGING, Phase.WAITING}:
         journal = replace(journal, phase=Phase.VERIFYING, waiting_for=None)
@@ -710,11 +710,16 @@ def _stalled(journal: Journal, event: Failed) -> Step:
         return journal, ()
     if event.may_reboot:
         return _reboot(journal)
-    return _leave_active(_noted(journal, event.code, event.text))
+    return _leave_active(_noted(journal, event.code, event.text), is_fresh=False)
 
 
-def _leave_active(journal: Journal) -> Step:
-    """Roll back from what was committed; the previous release says whom to blame."""
+def _leave_active(journal: Journal, *, is_fresh: bool) -> Step:
+    """Roll back from what was committed; the previous release says whom to blame.
+
+    Args:
+        journal: With the reason noted.
+        is_fresh: The kernel has just started, so that another reboot would heal nothing.
+    """
     assert journal.active is not None
     failing = replace(
         _dropped(journal),
@@ -726,7 +731,7 @@ def _leave_active(journal: Journal) -> Step:
     if journal.previous is None or journal.previous.manifest_sha256 in journal.failed:
         stopped = replace(failing, is_running=False)
         broken = _ended(stopped, Cause.UNKNOWN, Phase.BROKEN)
-        return broken, (Persist(broken), Stop())
+        return (broken, (Persist(broken), Stop())) if is_fresh else _reboot(broken)
     return _restore(replace(failing, restoring=journal.previous))
 
 

@@ -1,6 +1,6 @@
 """Play seeded random histories of a fleet against the rules, and say what went wrong.
 
-    python -m controller.simulation FIRST LAST      # seeds FIRST to LAST - 1, one process
+    python -m controller.simulation FIRST LAST [--devices N]    # seeds FIRST to LAST - 1
 
 One history: 30 devices, 25 operator actions, losses, power cuts and faults; then a quiet period in
 which all is delivered. The truth about releases and cameras is hidden from the rules. Oracles for
@@ -8,8 +8,9 @@ harm watch every start; oracles for standing still judge the end.
 """
 
 import sys
+from argparse import ArgumentParser
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from random import Random
@@ -17,10 +18,11 @@ from random import Random
 from agent import deployment as cam
 from agent import watch
 from agent.deployment import Cause, Journal, Phase
-from agent.outcomes import is_settled
+from agent.outcomes import deployment_reported, ends_reported, is_settled
 from agent.watch import LastRun, Watch
-from controller import planning
+from controller import planning, rollout
 from controller.planning import Book, RefusedError, Report, State, Wave
+from controller.rollout import Allowed, Decision, DeviceSeen, Reach, Rules, Verdict
 from shared.assignment import (
     SHARE_ALL,
     Action,
@@ -34,6 +36,7 @@ from shared.assignment import (
     parse_selector,
     share_hash,
 )
+from shared.messages import CameraReported
 
 DEVICES = 30
 ACTIONS = 25
@@ -45,9 +48,8 @@ STARTS_PER_TRY_MAX = 3
 START_COST = 3  # A history is short: each start counts for three.
 ROUND_SECONDS = 120.0
 WINDOW_ROUNDS = 7
+HEARTBEAT_ROUNDS = 3
 DAY_ROUNDS = 40
-FAILED_PERCENT_MAX = 20
-HEALTHY_PERCENT_MIN = 90
 
 SELECTORS = tuple(
     map(parse_selector, ("*", "*", "role=door", "role=dock", "role!=door", "view=rear"))
@@ -135,6 +137,7 @@ class Device:
     is_down: bool = False
     has_news: bool = True
     rebooted_in: int = -DAY_ROUNDS
+    heard: int = 0
     is_clean: bool = False  # It went down on purpose.
     labels: dict[str, str] | None = None  # Signed, not yet read.
     closed: frozenset[str] = frozenset()
@@ -143,7 +146,7 @@ class Device:
 class World:
     """Controller, broker, devices and operator of one history."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, devices: int = DEVICES) -> None:
         """Make the fleet of this seed."""
         self.random = Random(seed)
         self.violations: set[str] = set()
@@ -154,7 +157,8 @@ class World:
         self.book: Book = ()
         self.bundle = Bundle(0, (), {})
         self.reports: dict[tuple[str, int], Report] = {}
-        self.ends: dict[tuple[str, int], Journal] = {}
+        self.told: dict[tuple[str, int], CameraReported] = {}
+        self.judged: dict[str, int] = {}
         self.known: dict[tuple[str, int], Camera] = {}
         self.named: dict[Try, int] = {}
         self.release_of: dict[str, str] = {}
@@ -162,7 +166,8 @@ class World:
         self.reverted: dict[str, int] = {}
         self.rollouts_started = 0
         self.is_book_dirty = True
-        self.devices = [self.device(number) for number in range(DEVICES)]
+        self.courses: dict[str, rollout.Course] = {}
+        self.devices = [self.device(number) for number in range(devices)]
 
     # The fleet.
     def device(self, number: int) -> Device:
@@ -213,7 +218,10 @@ class World:
         for self.round in range(ROUNDS, ROUNDS + QUIET_ROUNDS_MAX):
             before = self.snapshot()
             self.tick()
-            rest = rest + 1 if self.snapshot() == before else 0
+            is_still = self.snapshot() == before and not any(
+                self.has_plans(s) for device in self.devices for s in device.sensors
+            )
+            rest = rest + 1 if is_still else 0
             if rest >= REST_ROUNDS:
                 break
         else:
@@ -226,14 +234,18 @@ class World:
         moving = [
             (s.disk.active, s.disk.previous, len(s.disk.ended_badly))
             if self.is_hopeless(s)
-            else (
-                s.disk,
-                s.running,
-                self.round if s.disk.phase is Phase.BROKEN and s.disk.active else 0,
-            )
+            else (s.disk, s.running)
             for s in sensors
         ]
         return self.book, self.bundle.version, moving
+
+    def has_plans(self, sensor: Sensor) -> bool:
+        """Say whether a living camera will do something by itself, however long it takes."""
+        if self.is_hopeless(sensor):
+            return False
+        journal = sensor.journal
+        is_off = journal.active is not None and not journal.is_running
+        return is_off or journal.waiting_for is cam.WaitingFor.REBOOT
 
     def is_hopeless(self, sensor: Sensor) -> bool:
         """Say whether the camera cannot rest: it is dead, or has only a release that stalls."""
@@ -273,7 +285,8 @@ class World:
             for sensor in device.sensors:
                 if not device.is_down:
                     self.advance(device, sensor)
-        if device.is_online and device.has_news and not self.chance(0.3):
+        is_heartbeat = self.round % HEARTBEAT_ROUNDS == 0
+        if device.is_online and (device.has_news or is_heartbeat) and not self.chance(0.3):
             self.report(device)
 
     def replace_card(self, device: Device) -> None:
@@ -374,8 +387,13 @@ class World:
         elif sensor.work is not None and self.may_work(device, sensor):
             work, sensor.work = sensor.work, None
             self.feed(device, sensor, work)
-        elif sensor.is_dirty or self.is_due(sensor):
+        elif sensor.is_dirty or self.is_due(sensor) or self.awaits_reboot(device, sensor):
             self.look(device, sensor)
+
+    def awaits_reboot(self, device: Device, sensor: Sensor) -> bool:
+        """Say whether the reboot that the camera waits for may be made now."""
+        is_waiting = sensor.journal.waiting_for is cam.WaitingFor.REBOOT
+        return is_waiting and self.may_reboot(device)
 
     def may_work(self, device: Device, sensor: Sensor) -> bool:
         """Say whether nothing is in the way of the files; say it to the camera, if something is."""
@@ -480,6 +498,7 @@ class World:
     def report(self, device: Device) -> None:
         """Let the controller hear what the device says."""
         device.has_news = False
+        device.heard += 1
         for sensor in device.sensors:
             key = device.name, sensor.identity.number
             seen = cam.view(sensor.journal, sensor.identity)
@@ -487,7 +506,12 @@ class World:
             rests = is_settled(sensor.journal, sensor.identity, bundle.plan, bundle.listed)
             self.reports[key] = Report(seen, sensor.version_read, rests)
             self.known[key] = sensor.identity
-            self.ends[key] = sensor.journal
+            self.told[key] = CameraReported(
+                kind="simulated",
+                state="streaming",
+                deployment=deployment_reported(sensor.journal, since=""),
+                ended=ends_reported(sensor.journal, bundle.plan),
+            )
             is_behind = sensor.version_read < device.bundle.version
             device.has_news = device.has_news or is_behind or not rests
         self.is_book_dirty = True
@@ -495,21 +519,19 @@ class World:
     # The controller.
     def control(self) -> None:
         """Conclude, judge, publish."""
-        if not (self.is_book_dirty or self.is_quiet):
-            return
         self.is_book_dirty = False
         self.book = planning.settle(self.book, self.listed, self.all_reports())
-        for rollout in self.book:
-            if rollout.state is State.RUNNING and not self.chance(0.5):
-                self.judge(rollout)
+        for live in self.book:
+            if live.state is State.RUNNING and not self.chance(0.5):
+                self.judge(live)
         plan = planning.entries(self.book)
         if plan != self.bundle.plan or self.listed != self.bundle.listed:
             self.bundle = Bundle(self.bundle.version + 1, plan, dict(self.listed))
             for entry in plan:
                 self.named.setdefault(entry.tried, len(self.named))
-            for rollout in self.book:
-                if rollout.entry.action is Action.REVERT:
-                    self.reverted.setdefault(rollout.entry.rollout, self.bundle.version)
+            for live in self.book:
+                if live.entry.action is Action.REVERT:
+                    self.reverted.setdefault(live.entry.rollout, self.bundle.version)
 
     def all_reports(self) -> list[Report]:
         """Return a report for every declared camera; one never heard of has read nothing."""
@@ -518,35 +540,54 @@ class World:
             for camera in self.inventory
         ]
 
-    def judge(self, rollout: planning.Rollout) -> None:
-        """Give the verdict of a wave, in the simplest way that can go wrong."""
+    def judge(self, live: planning.Rollout) -> None:
+        """Give the verdict of a wave, and do what follows from it."""
+        name, tried = live.entry.rollout, live.entry.tried
         cameras = [report.camera for report in self.all_reports()]
-        mine = planning.members(self.book, rollout, self.listed, cameras)
-        online = {device.name for device in self.joined if device.is_online}
-        ends = [self.end_of(c, rollout.entry.tried) for c in mine if c.device in online]
-        ended = [end for end in ends if end != "pending"]
-        failed, healthy = ended.count("failed"), ended.count("healthy")
-        name = rollout.entry.rollout
-        if failed * 100 > FAILED_PERCENT_MAX * len(ended):
-            revert = share_hash("stop", name) % 4 != 0
-            self.book = planning.abort(self.book, name, self.bundle.version + 1, revert=revert)
-        elif len(ended) < len(ends) or (mine and not ends):
-            return
-        elif healthy * 100 >= HEALTHY_PERCENT_MIN * len(ended):
-            self.book = planning.pass_wave(self.book, name, self.inventory)
-        else:
-            self.book = planning.pause(self.book, name)
+        mine = planning.members(self.book, live, self.listed, cameras)
+        course = self.course_of(live)
+        seen = tuple(
+            self.seen(device, [c for c in mine if c.device == device.name], tried)
+            for device in self.joined
+            if any(c.device == device.name for c in mine)
+        )
+        before = course.reaches[:-1]
+        wave = frozenset(c.device for c in mine if not any(r.admits(live.entry, c) for r in before))
+        seconds = ROUND_SECONDS * (self.round - self.judged.get(name, self.round - 1))
+        self.judged[name] = self.round
+        judged = rollout.advance(course, seen, wave, _RULES, seconds=seconds)
+        self.courses[name] = judged.course
+        self.obey(name, judged.verdict)
+
+    def obey(self, name: str, verdict: Verdict) -> None:
+        """Do what a verdict asks of the plan."""
+        match rollout.decide(verdict, _RULES):
+            case Decision.NOTHING:
+                return
+            case Decision.NEXT_WAVE:
+                self.book = planning.pass_wave(self.book, name, self.inventory)
+            case Decision.PAUSE:
+                self.book = planning.pause(self.book, name)
+            case Decision.REVERT | Decision.STOP:
+                revert = share_hash("stop", name) % 4 != 0
+                self.book = planning.abort(self.book, name, self.bundle.version + 1, revert=revert)
         self.is_book_dirty = True
 
-    def end_of(self, camera: Camera, tried: Try) -> str:
-        """Return how a try ended on a camera, as far as the controller heard."""
-        journal = self.ends.get((camera.device, camera.number), Journal())
-        end = journal.ended.get(tried)
-        if end is None:
-            return "pending"
-        if end.is_bad:
-            return "failed" if end.cause in {Cause.RELEASE, Cause.UNKNOWN} else "unlucky"
-        return "healthy"
+    def course_of(self, live: planning.Rollout) -> rollout.Course:
+        """Return what the controller remembers of a rollout, its newest wave and attempt noted."""
+        course = self.courses.get(live.entry.rollout, rollout.Course())
+        if course.attempt != live.entry.attempt:
+            course = rollout.retried(course, live.entry.attempt)
+        reach = Reach(live.entry.pins, live.entry.share)
+        if len(course.reaches) <= live.wave:
+            course = rollout.next_wave(course, reach, None, wave=live.wave)
+        return course
+
+    def seen(self, device: Device, cameras: Sequence[Camera], tried: Try) -> DeviceSeen:
+        """Return what the controller knows of a device."""
+        reports = [self.told.get((c.device, c.number)) for c in cameras]
+        cameras_seen = tuple(rollout.camera_seen(report, *tried) for report in reports)
+        return DeviceSeen(device.name, device.is_online, device.heard, cameras_seen)
 
     # The operator.
     def operate(self) -> None:
@@ -581,7 +622,7 @@ class World:
         name = f"r-{self.rollouts_started}"
         selector = self.random.choice(SELECTORS)
         denied = self.random.random() < 0.2
-        deny = frozenset({f"d-{self.random.randrange(DEVICES):02}"} if denied else ())
+        deny = frozenset({f"d-{self.random.randrange(len(self.devices)):02}"} if denied else ())
         window = Window(frozenset({"mon"}), 0, 60) if self.random.random() < 0.2 else None
         return Entry(
             rollout=name,
@@ -752,10 +793,10 @@ class World:
     # Oracles at the end.
     def judge_end(self) -> None:
         """Judge where everything came to rest."""
-        for rollout in self.book:
-            if rollout.state in {State.RUNNING, State.REVERTING}:
-                self.violations.add(f"stands: a rollout stays {rollout.state.value}")
-            if rollout.state is State.COMPLETED and not self.covers_all(rollout.entry):
+        for live in self.book:
+            if live.state in {State.RUNNING, State.REVERTING}:
+                self.violations.add(f"stands: a rollout stays {live.state.value}")
+            if live.state is State.COMPLETED and not self.covers_all(live.entry):
                 self.violations.add("stands: a completed rollout leaves somebody out")
         for device in self.devices:
             for sensor in device.sensors:
@@ -817,22 +858,32 @@ class World:
         return not is_condemned and slot.release not in sensor.memory.failed_at
 
 
+_RULES = Rules(
+    max_failed=Allowed(permille=200),
+    quiet_seconds=0.0,
+    bake_seconds=(ROUND_SECONDS,),
+)
 _FAILS_LATER = frozenset({Truth.STALLS, Truth.HANGS_LATER})
 
 
-def main(first: int, last: int) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Play the seeds; print each kind of violation with its count and its first seed."""
+    parser = ArgumentParser(prog="python -m controller.simulation", description=__doc__)
+    parser.add_argument("first", type=int)
+    parser.add_argument("last", type=int)
+    parser.add_argument("--devices", type=int, default=DEVICES)
+    asked = parser.parse_args(arguments)
     counts: Counter[str] = Counter()
     seeds: dict[str, int] = {}
-    for seed in range(first, last):
-        for violation in World(seed).play():
+    for seed in range(asked.first, asked.last):
+        for violation in World(seed, asked.devices).play():
             counts[violation] += 1
             seeds.setdefault(violation, seed)
     for violation, count in sorted(counts.items()):
         print(f"{count:6} {violation} (seed {seeds[violation]})")  # noqa: T201
-    print(f"{last - first} histories, {sum(counts.values())} violations")  # noqa: T201
+    print(f"{asked.last - asked.first} histories, {sum(counts.values())} violations")  # noqa: T201
     return 1 if counts else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,452 @@
+# ruff: noqa: E501
+"""Break the rules one at a time and see which oracle notices.
+
+    python tests/simulation/mutants.py [FIRST [SEEDS]]    # every mutant, until its first violation
+
+A mutant is a change of text in one file of a copy of the packages. ``PAGE`` holds rules as an
+earlier design had them; ``FAULTS`` holds slips of the hand. ``UNIT`` names those that no history
+kills, with the unit test that does.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SEEDS_MAX = 300
+ROOT = Path(__file__).parents[2]
+ASSIGNMENT, DEPLOYMENT = "shared/assignment.py", "agent/deployment.py"
+PLANNING, SIMULATION = "controller/planning.py", "controller/simulation.py"
+FIRST_VIOLATION = """
+import sys
+from controller.simulation import World
+first, last = map(int, sys.argv[1:])
+for seed in range(first, last):
+    violations = World(seed).play()
+    if violations:
+        print(f"seed {seed}:", "; ".join(sorted(violations)))
+        break
+else:
+    print("SURVIVED")
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One change of the rules."""
+
+    claim: str
+    file: str
+    old: str
+    new: str
+
+
+PAGE = (
+    Mutant(
+        "a hold ends the search even if nothing runs or what runs must be left",
+        ASSIGNMENT,
+        "    return isinstance(answer, Wait) or answer == Keep(Reason.ENDED_BADLY)",
+        "    return answer == Keep(Reason.ENDED_BADLY)",
+    ),
+    Mutant(
+        "what runs is left only for a revert, not when it is delisted",
+        ASSIGNMENT,
+        "    if listed.get(slot.release) != slot.manifest_sha256:\n        return True\n    return not",
+        "    return not",
+    ),
+    Mutant(
+        "what is committed at once belongs to the new rollout alone",
+        DEPLOYMENT,
+        "owners=(slot.owners | covering) - journal",
+        "owners=covering - journal",
+    ),
+    Mutant(
+        "a revert swaps the slots, and is forgotten with its entry",
+        DEPLOYMENT,
+        "        previous=None,\n        restoring=slot,",
+        "        previous=journal.active,\n        restoring=slot,",
+    ),
+    Mutant(
+        "a revert is not remembered in the slots",
+        DEPLOYMENT,
+        "    remembered = _reverts_remembered(journal, event.plan)\n",
+        "    remembered = journal\n",
+    ),
+    Mutant(
+        "a reverted entry goes when every device known to be treated runs something else",
+        PLANNING,
+        "report.plan_version >= rollout.reverted_in and report.is_settled\n",
+        "not any(r == rollout.entry.rollout for r, _ in report.camera.owners)\n",
+    ),
+    Mutant(
+        "plan_version is reported before the journal has the plan's reverts",
+        SIMULATION,
+        "Report(seen, sensor.version_read, rests)",
+        "Report(seen, device.bundle.version, rests)",
+    ),
+    Mutant(
+        "an entry is settled only when its treated devices run something else",
+        PLANNING,
+        "report.plan_version >= rollout.reverted_in and report.is_settled\n",
+        "report.plan_version >= rollout.reverted_in and not any(\n"
+        "            r == rollout.entry.rollout for r, _ in report.camera.owners\n        )"
+        " and not _is_left_over(report, rollout)\n",
+    ),
+    Mutant(
+        "a rollout that is superseded everywhere reverts",
+        PLANNING,
+        "            book = _changed(book, name, lambda r: _acting(r, Action.KEEP, State.ABORTED))\n"
+        "        elif",
+        "            book = _changed(book, name, lambda r: _reverting(r, 0))\n        elif",
+    ),
+    Mutant(
+        "keep covers whoever runs the release, whichever rollout put it there",
+        ASSIGNMENT,
+        "    if entry.action is Action.KEEP and not is_owner(entry, camera):\n",
+        "    if entry.action is Action.KEEP and not runs_already(entry, camera):\n",
+    ),
+    Mutant(
+        "the control experiment has no reboot",
+        DEPLOYMENT,
+        "    if journal.restores_started == RESTORES_MAX - 1:\n        return _reboot(journal)\n",
+        "",
+    ),
+    Mutant(
+        "with nothing earlier there is no reboot before the next release",
+        DEPLOYMENT,
+        "        return _reboot(_ended(stopped, cause or Cause.UNKNOWN, Phase.BROKEN))\n",
+        "        return _persisted(_ended(stopped, cause or Cause.UNKNOWN, Phase.BROKEN))\n",
+    ),
+    Mutant(
+        "broken never reboots",
+        DEPLOYMENT,
+        "    if event.may_reboot and event.may_start:\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        "the ladder after commit has no reboot",
+        DEPLOYMENT,
+        "    if event.may_reboot:\n        return _reboot(journal)\n",
+        "",
+    ),
+    Mutant(
+        "a deployment is filed under the wanted entry alone",
+        DEPLOYMENT,
+        "    return replace(owned, rivals=rivals - journal.ended_badly)\n",
+        "    return making\n",
+    ),
+    Mutant(
+        "the previous slot may hold what failed its gate here since",
+        ASSIGNMENT,
+        "        if not has_failed and not",
+        "        if not",
+    ),
+    Mutant(
+        "a release that comes back from the previous slot loses its owners",
+        DEPLOYMENT,
+        "        making = replace(making, owners=making.owners | previous.owners)\n",
+        "        pass\n",
+    ),
+    Mutant(
+        "the release that runs is a control experiment for itself",
+        DEPLOYMENT,
+        "    if active is None or active.manifest_sha256 == making.manifest_sha256:",
+        "    if active is None:",
+    ),
+    Mutant(
+        "a release that others name is theirs, covering or not",
+        DEPLOYMENT,
+        "namings(plan, slot.manifest_sha256) if covers(e, identity)}",
+        "namings(plan, slot.manifest_sha256)}",
+    ),
+    Mutant(
+        "the previous slot may hold the active release",
+        DEPLOYMENT,
+        "        previous = None  # A release",
+        "        pass  # A release",
+    ),
+    Mutant(
+        "a broken camera commits at once",
+        ASSIGNMENT,
+        "    is_proven = camera.is_running and not camera.owners <= camera.ended_badly\n",
+        "    is_proven = True\n",
+    ),
+    Mutant(
+        "a release that failed here and recovered commits at once",
+        ASSIGNMENT,
+        "    is_proven = camera.is_running and not camera.owners <= camera.ended_badly\n",
+        "    is_proven = camera.is_running\n",
+    ),
+    Mutant(
+        "reported tells only the last deployment's end",
+        SIMULATION,
+        "            self.ends[key] = sensor.journal\n",
+        "            self.ends[key] = _last_only(self.ends.get(key), sensor.journal)\n",
+    ),
+    Mutant(
+        "the last wave is skipped when it gains nobody",
+        PLANNING,
+        "            return gained\n    return gained\n",
+        "            return gained\n    return replace(rollout, wave=gained.wave)\n",
+    ),
+)
+FAULTS = (
+    Mutant(
+        "hold activates",
+        ASSIGNMENT,
+        "    return Wait(entry) if entry.action is Action.HOLD else Run(entry)\n",
+        "    return Run(entry)\n",
+    ),
+    Mutant(
+        "a revert counts",
+        ASSIGNMENT,
+        "    if entry.action is Action.REVERT or listed.get(entry.release)",
+        "    if listed.get(entry.release)",
+    ),
+    Mutant(
+        "unlisted entries count",
+        ASSIGNMENT,
+        "entry.action is Action.REVERT or listed.get(entry.release) != entry.manifest_sha256:",
+        "entry.action is Action.REVERT:",
+    ),
+    Mutant(
+        "a bad end is not filed",
+        DEPLOYMENT,
+        "failed=journal.failed | failed, ended=ended)",
+        "failed=journal.failed | failed)",
+    ),
+    Mutant(
+        "a bad end stops no search",
+        ASSIGNMENT,
+        "        if not (may_go_on and _is_refusal(answer)):\n",
+        "        if not _is_refusal(answer) or (isinstance(answer, Wait) and not may_go_on):\n",
+    ),
+    Mutant(
+        "a bad end always stops the search",
+        ASSIGNMENT,
+        "    return isinstance(answer, Wait) or answer == Keep(Reason.ENDED_BADLY)",
+        "    return isinstance(answer, Wait)",
+    ),
+    Mutant(
+        "activations are not bounded",
+        DEPLOYMENT,
+        "ACTIVATIONS_MAX = 3 ",
+        "ACTIVATIONS_MAX = 10**9 ",
+    ),
+    Mutant(
+        "the start is made before it is persisted",
+        DEPLOYMENT,
+        "    return started, (Persist(started), Stop(), Start(journal.making))\n",
+        "    return started, (Stop(), Start(journal.making), Persist(started))\n",
+    ),
+    Mutant(
+        "a newer plan stops a trial",
+        DEPLOYMENT,
+        "_CHANGEABLE = PREPARING | {Phase.IDLE, Phase.BROKEN}",
+        "_CHANGEABLE = PREPARING | {Phase.IDLE, Phase.BROKEN, Phase.PROBING}",
+    ),
+    Mutant(
+        "broken never tries again",
+        DEPLOYMENT,
+        "    if event.is_due and event.may_start:\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        "broken takes no new assignment",
+        DEPLOYMENT,
+        "        case Run(entry):\n            return",
+        "        case Run(entry) if journal.phase is Phase.BROKEN:\n            return journal, ()\n        case Run(entry):\n            return",
+    ),
+    Mutant("restores are not bounded", DEPLOYMENT, "RESTORES_MAX = 3 ", "RESTORES_MAX = 10**9 "),
+    Mutant(
+        "a boot does not resume a roll-back",
+        DEPLOYMENT,
+        "            return _resume_restore(journal, event)\n",
+        "            return journal, ()\n",
+    ),
+    Mutant(
+        "a boot does not resume a trial",
+        DEPLOYMENT,
+        "            if journal.activations_started < ACTIVATIONS_MAX:\n",
+        "            return journal, ()\n            if journal.activations_started < ACTIVATIONS_MAX:\n",
+    ),
+    Mutant(
+        "any previous slot may be restored",
+        ASSIGNMENT,
+        " and not is_unwanted(plan, listed, camera.previous):",
+        ":",
+    ),
+    Mutant(
+        "no previous slot is restored",
+        ASSIGNMENT,
+        "    if is_left and camera.previous is not None:\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        "completing removes running rollouts",
+        PLANNING,
+        "    return is_finished and not is_reverted and",
+        "    return",
+    ),
+    Mutant(
+        "completing removes other selectors",
+        PLANNING,
+        "    return is_finished and not is_reverted and lower.entry.selector == done.entry.selector\n",
+        "    return is_finished and not is_reverted\n",
+    ),
+    Mutant(
+        "superseded devices still count",
+        PLANNING,
+        "        if covers(rollout.entry, camera) and not _is_taken(above, listed, camera)\n",
+        "        if covers(rollout.entry, camera)\n",
+    ),
+    Mutant(
+        "a retry keeps its attempt",
+        PLANNING,
+        "attempt=rollout.entry.attempt + 1)",
+        "attempt=rollout.entry.attempt)",
+    ),
+    Mutant(
+        "an aborted rollout may be retried",
+        PLANNING,
+        "    _expect(book, name, *LIVE, State.COMPLETED)\n",
+        "    _expect(book, name, *State)\n",
+    ),
+    Mutant(
+        "revoke leaves completed entries",
+        PLANNING,
+        "        if rollout.entry.release == release and not is_reverted:\n",
+        "        if rollout.entry.release == release and rollout.state in LIVE:\n",
+    ),
+    Mutant(
+        "a release is started while the old one still runs",
+        DEPLOYMENT,
+        "    return started, (Persist(started), Stop(), Start(journal.making))\n",
+        "    return started, (Persist(started), Start(journal.making))\n",
+    ),
+    Mutant(
+        "a new label makes the controller forget who may run a reverted release",
+        PLANNING,
+        "        if _name(report.camera) in rollout.admitted\n",
+        "        if admits(rollout.entry, report.camera)\n",
+    ),
+    Mutant(
+        "a boot loop after commit is no stall",
+        DEPLOYMENT,
+        "    if event.is_boot_loop and journal.is_running:\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        "a kill of the agent is taken for the reboot that is due",
+        DEPLOYMENT,
+        "        if event.can_reboot and not event.is_new_boot:\n            return journal",
+        "        if False:\n            return journal",
+    ),
+    Mutant(
+        "a spent start budget waits for a reboot that nobody makes",
+        DEPLOYMENT,
+        "    if obstacle is WaitingFor.REBOOT and event.may_reboot and event.may_start:\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        "starts are not bounded in one boot",
+        DEPLOYMENT,
+        "    if not event.has_starts_left:\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        "windows are not obeyed",
+        DEPLOYMENT,
+        "    if entry.rollout in event.closed:\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        "what is rejected is tried again",
+        DEPLOYMENT,
+        "            return _persisted(replace(rejected, ended=filed))\n",
+        "            return _persisted(rejected)\n",
+    ),
+    Mutant(
+        "nothing is tried on a broken camera while the next release cannot be fetched",
+        DEPLOYMENT,
+        "    if journal.phase is not Phase.WAITING:\n        return _try_active(journal, event)\n",
+        "    if journal.phase is not Phase.WAITING:\n        return journal, ()\n",
+    ),
+    Mutant(
+        "a release is activated without a look at its files",
+        DEPLOYMENT,
+        "            return _advanced(journal, Phase.FETCHING, Phase.VERIFYING, Verify(making))\n",
+        "            return _advanced(journal, Phase.FETCHING, Phase.WAITING)\n",
+    ),
+)
+UNIT: dict[str, str] = {}
+EQUIVALENT_ALONE = frozenset(
+    {
+        "a revert swaps the slots, and is forgotten with its entry",  # The slot has no owner left.
+        "the last wave is skipped when it gains nobody",  # `share_for` gave the full share before.
+    }
+)
+LAST_ONLY = '''
+
+def _last_only(known: Journal | None, journal: Journal) -> Journal:
+    """Fold a report that tells only the newest deployment's end into what was known."""
+    known = known or Journal()
+    latest = journal.latest
+    last = {} if latest is None else {latest.tried: journal.ended.get(latest.tried)}
+    ended = {**known.ended, **{tried: end for tried, end in last.items() if end}}
+    return Journal(active=journal.active, ended=ended)
+'''
+LEFT_OVER = """
+
+def _is_left_over(report: Report, rollout: Rollout) -> bool:
+    active = report.camera.active
+    return active is not None and active.release == rollout.entry.release and not active.owners
+"""
+
+
+def mutated(mutant: Mutant | None, folder: Path) -> None:
+    """Write a copy of the packages with this change into a folder."""
+    ignore = shutil.ignore_patterns("__pycache__", "export", "dashboard")
+    for package in ("agent", "controller", "shared"):
+        shutil.copytree(ROOT / package, folder / package, ignore=ignore)
+    simulation, planning = folder / SIMULATION, folder / PLANNING
+    simulation.write_text(
+        simulation.read_text().replace("\n\ndef main(", f"{LAST_ONLY}\n\ndef main(")
+    )
+    planning.write_text(planning.read_text() + LEFT_OVER)
+    if mutant is None:
+        return
+    path = folder / mutant.file
+    text = path.read_text()
+    assert text.count(mutant.old) == 1, (mutant.claim, text.count(mutant.old))
+    path.write_text(text.replace(mutant.old, mutant.new))
+
+
+def first_violation(mutant: Mutant | None, first: int, last: int) -> str:
+    """Return the first seed that a broken machine fails, and what the oracles say of it."""
+    with tempfile.TemporaryDirectory() as name:
+        mutated(mutant, Path(name))
+        command = [sys.executable, "-B", "-c", FIRST_VIOLATION, str(first), str(last)]
+        done = subprocess.run(command, cwd=name, capture_output=True, text=True, check=False)
+        return done.stdout.strip() or f"CRASHED {done.stderr.strip().splitlines()[-1]}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Play every mutant until a history kills it; fail when one survives that should not."""
+    first = int(arguments[0]) if arguments else 0
+    seeds = int(arguments[1]) if arguments[1:] else SEEDS_MAX
+    survivors = 0
+    for mutant in (*PAGE, *FAULTS)[first:]:
+        if mutant.claim in EQUIVALENT_ALONE:
+            continue
+        said = first_violation(mutant, 0, seeds)
+        survivors += said == "SURVIVED" and mutant.claim not in UNIT
+        print(f"{mutant.claim}\n    {said}", flush=True)  # noqa: T201
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
