@@ -580,7 +580,7 @@ class Publishes(Protocol):
         /,
     ) -> bool:
         """Send a message."""
-        ...  # noqa: PIE790 - pyright wants it
+        ...
 
 
 def carry_out(effects: Iterable[Effect], bus: Publishes) -> tuple[News, ...]:

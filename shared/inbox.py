@@ -113,7 +113,7 @@ class Sink(Protocol):
 
     def offer(self, event: Received | Oversized, /) -> bool:
         """Hand over what came from outside; False: there was no room and it is gone."""
-        ...  # noqa: PIE790 - pyright wants it
+        ...
 
 
 class Inbox(Generic[OwnEvent]):
