@@ -29,6 +29,7 @@ INPUT_PIXELS_MIN, INPUT_PIXELS_MAX = 64, 640  # Each side of the sensor's input 
 OUTPUTS_MAX = 15  # The sensor takes fewer than 16 output tensors.
 _RELEASE = re.compile(r"([a-z0-9][a-z0-9-]{0,63})@([1-9][0-9]{0,8})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_AGENT = re.compile(r"[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -174,6 +175,7 @@ def block_lengths(file_bytes: int) -> tuple[int, ...]:
 
 def _check(manifest: Manifest) -> None:
     parse_release(manifest.release)
+    _check_needs(manifest)
     for file in manifest.files:
         _check_file(file)
     roles = [file.role for file in manifest.files]
@@ -184,12 +186,20 @@ def _check(manifest: Manifest) -> None:
         raise LimitError(f"{manifest.release}: expected at most {RELEASE_BYTES} bytes in all")
     _expect(1 <= manifest.labels <= LABELS_MAX, f"1 to {LABELS_MAX} labels")
     _expect(1 <= len(manifest.outputs) <= OUTPUTS_MAX, f"1 to {OUTPUTS_MAX} outputs")
+    _expect(all(o.shape for o in manifest.outputs), "outputs with a shape")
     _expect(all(0 < side < 2**31 for o in manifest.outputs for side in o.shape), "positive shapes")
     _expect(1 <= manifest.frame_rate <= 120, "a frame rate of 1 to 120")  # noqa: PLR2004
     _expect(0 <= manifest.decode.threshold_permille <= 1000, "a threshold of 0 to 1000 permille")  # noqa: PLR2004
     _expect(manifest.task != "pose" or bool(manifest.decode.keypoints), "keypoints for pose")
     _expect(manifest.memory_bytes >= 0, "memory_bytes of at least 0")
     _expect(_FILE_NAME.fullmatch(manifest.network_name) is not None, "a network name")
+
+
+def _check_needs(manifest: Manifest) -> None:
+    """See that the agent can compare what it must; what fits the sensor, its health gate says."""
+    _expect(_AGENT.fullmatch(manifest.requires.agent) is not None, "an agent version like 0.1.0")
+    tolerance = 0 if manifest.golden is None else manifest.golden.tolerance_permille
+    _expect(0 <= tolerance <= 1000, "a golden tolerance of 0 to 1000 permille")  # noqa: PLR2004
 
 
 def _check_file(file: File) -> None:
