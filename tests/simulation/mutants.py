@@ -19,10 +19,10 @@ from pathlib import Path
 SEEDS_MAX = 300
 ROOT = Path(__file__).parents[2]
 ASSIGNMENT, DEPLOYMENT = "shared/assignment.py", "agent/deployment.py"
-PLANNING, SIMULATION = "controller/planning.py", "controller/simulation.py"
+PLANNING, SIMULATION = "controller/planning.py", "controller/simulation/devices.py"
 FIRST_VIOLATION = """
 import sys
-from controller.simulation import World
+from controller.simulation.world import World
 first, last = map(int, sys.argv[1:])
 for seed in range(first, last):
     violations = World(seed).play()
@@ -183,8 +183,8 @@ PAGE = (
     Mutant(
         "reported tells only the last deployment's end",
         SIMULATION,
-        "            self.ends[key] = sensor.journal\n",
-        "            self.ends[key] = _last_only(self.ends.get(key), sensor.journal)\n",
+        "                ended=ends_reported(sensor.journal, bundle.plan),\n",
+        "                ended=(),\n",
     ),
     Mutant(
         "the last wave is skipped when it gains nobody",
@@ -389,16 +389,6 @@ EQUIVALENT_ALONE = frozenset(
         "the last wave is skipped when it gains nobody",  # `share_for` gave the full share before.
     }
 )
-LAST_ONLY = '''
-
-def _last_only(known: Journal | None, journal: Journal) -> Journal:
-    """Fold a report that tells only the newest deployment's end into what was known."""
-    known = known or Journal()
-    latest = journal.latest
-    last = {} if latest is None else {latest.tried: journal.ended.get(latest.tried)}
-    ended = {**known.ended, **{tried: end for tried, end in last.items() if end}}
-    return Journal(active=journal.active, ended=ended)
-'''
 LEFT_OVER = """
 
 def _is_left_over(report: Report, rollout: Rollout) -> bool:
@@ -412,10 +402,7 @@ def mutated(mutant: Mutant | None, folder: Path) -> None:
     ignore = shutil.ignore_patterns("__pycache__", "export", "dashboard")
     for package in ("agent", "controller", "shared"):
         shutil.copytree(ROOT / package, folder / package, ignore=ignore)
-    simulation, planning = folder / SIMULATION, folder / PLANNING
-    simulation.write_text(
-        simulation.read_text().replace("\n\ndef main(", f"{LAST_ONLY}\n\ndef main(")
-    )
+    planning = folder / PLANNING
     planning.write_text(planning.read_text() + LEFT_OVER)
     if mutant is None:
         return

@@ -2,7 +2,7 @@
 
 import pytest
 
-from controller.simulation import World
+from controller.simulation.world import World
 
 
 @pytest.mark.parametrize("first", range(0, 60, 10))

@@ -1,0 +1,302 @@
+"""The devices of a history: the real machines in a world that loses, cuts off and breaks."""
+
+from dataclasses import replace
+
+from agent import deployment as cam
+from agent import watch
+from agent.deployment import Cause, Journal
+from agent.outcomes import deployment_reported, ends_reported, is_settled
+from agent.watch import LastRun, Watch
+from controller.planning import Report
+from controller.simulation.oracles import Oracles
+from controller.simulation.state import (
+    DAY_ROUNDS,
+    ROUND_SECONDS,
+    Bundle,
+    Device,
+    History,
+    Memory,
+    Sensor,
+    Truth,
+)
+from shared.assignment import Slot, share_hash
+from shared.messages import CameraReported
+
+STEPS_PER_ROUND = 3
+START_COST = 3  # A history is short: each start counts for three.
+WINDOW_ROUNDS = 7
+HEARTBEAT_ROUNDS = 3
+
+
+class Devices:
+    """All devices; no decision is made here."""
+
+    def __init__(self, history: History, oracles: Oracles) -> None:
+        """Act on this history, watched by these oracles."""
+        self.history = history
+        self.oracles = oracles
+
+    def live(self, device: Device) -> None:
+        """Let one round pass on a device."""
+        if self.history.chance(0.12):
+            device.is_online = not device.is_online
+        if self.history.chance(0.002):
+            self.replace_card(device)
+        self.read_identity(device)
+        self.watch_windows(device)
+        self.read_plan(device)
+        for sensor in device.sensors:
+            self.suffer(device, sensor)
+        for _ in range(STEPS_PER_ROUND):
+            self.take_a_step(device)
+        is_heartbeat = self.history.round % HEARTBEAT_ROUNDS == 0
+        if device.is_online and (device.has_news or is_heartbeat) and not self.history.chance(0.3):
+            self.report(device)
+
+    def read_plan(self, device: Device) -> None:
+        """Let the device accept the newest bundle, if it is not lost on the way."""
+        is_new = device.is_online and device.bundle is not self.history.bundle
+        if is_new and not self.history.chance(0.3):
+            device.bundle = self.history.bundle
+            self.disturb(device)
+
+    def take_a_step(self, device: Device) -> None:
+        """Let the power fail, the agent be killed, or every camera take one event."""
+        if device.is_down or self.history.chance(0.002):
+            self.boot(device, is_new_boot=True)
+        elif self.history.chance(0.003):
+            self.boot(device, is_new_boot=False)
+        for sensor in device.sensors:
+            if not device.is_down:
+                self.advance(device, sensor)
+
+    def replace_card(self, device: Device) -> None:
+        """Lose everything that the device remembers."""
+        device.bundle = Bundle(0, (), {})
+        for sensor in device.sensors:
+            sensor.disk = Journal()
+            sensor.memory = Memory()
+            sensor.watch = Watch()
+        self.boot(device, is_new_boot=True)
+
+    def read_identity(self, device: Device) -> None:
+        """Let the device read its new labels, some time."""
+        if device.labels is None or not device.is_online or self.history.chance(0.7):
+            return
+        for sensor in device.sensors:
+            labels = {**sensor.identity.labels, **device.labels}
+            sensor.identity = replace(sensor.identity, labels=labels)
+        device.labels = None
+        self.disturb(device)
+
+    def watch_windows(self, device: Device) -> None:
+        """Look again when a window opens or closes."""
+        is_closed = self.history.round // WINDOW_ROUNDS % 2 == 0
+        rollouts = (e.rollout for e in device.bundle.plan if e.window is not None)
+        closed = frozenset(rollouts) if is_closed else frozenset[str]()
+        if closed != device.closed:
+            device.closed = closed
+            self.disturb(device)
+
+    def boot(self, device: Device, *, is_new_boot: bool) -> None:
+        """Start the device, or its agent alone, from what is on its disk."""
+        is_clean, device.is_clean, device.is_down = device.is_clean, False, False
+        for sensor in device.sensors:
+            sensor.journal = sensor.disk
+            sensor.running = None
+            sensor.work = None
+            if is_new_boot:
+                sensor.is_bridge_dead = sensor.is_bridge_killed = False
+                sensor.starts = 0
+            sensor.trial.clear()
+            sensor.version_read = -1
+            seconds = (self.history.round - sensor.started_in) * ROUND_SECONDS
+            last = LastRun(is_clean or not is_new_boot, sensor.started, seconds)
+            sensor.watch = watch.begun(sensor.watch, last, self.history.now)
+            sensor.started = ""
+        for sensor in device.sensors:
+            if not device.is_down:
+                active = sensor.journal.active
+                is_loop = active is not None and watch.is_boot_loop(
+                    sensor.watch, active.manifest_sha256
+                )
+                event = cam.Booted(is_new_boot=is_new_boot, is_boot_loop=is_loop)
+                self.feed(device, sensor, event)
+        self.disturb(device)
+
+    def disturb(self, device: Device) -> None:
+        """Make every camera of the device look at its plan again."""
+        device.has_news = True
+        for sensor in device.sensors:
+            sensor.is_dirty = True
+
+    def suffer(self, device: Device, sensor: Sensor) -> None:
+        """Let hidden faults happen."""
+        if sensor.dies_in == self.history.round:
+            sensor.is_dead = True
+        if self.history.chance(0.002):
+            sensor.is_bridge_dead = True
+        truth = None if sensor.running is None else self.history.truth[sensor.running]
+        if truth is Truth.HANGS_LATER and not sensor.trial and self.history.draws(0.3):
+            device.is_down = True
+        stalls = truth is Truth.STALLS
+        has_stalled = (stalls and self.history.draws(0.3)) or sensor.is_dead
+        if sensor.running and not sensor.trial and (has_stalled or sensor.is_bridge_dead):
+            sensor.running = None
+            self.feed(device, sensor, cam.Failed(may_reboot=self.may_reboot(device)))
+
+    def may_reboot(self, device: Device) -> bool:
+        """Say whether the reboot of this day is not spent."""
+        rounds = self.history.round - device.rebooted_in
+        return watch.may_reboot(rounds / DAY_ROUNDS * watch.REBOOT_SECONDS_MIN)
+
+    def advance(self, device: Device, sensor: Sensor) -> None:
+        """Take the camera's next event, if there is one."""
+        if sensor.trial:
+            event = sensor.trial.popleft()
+            self.feed(device, sensor, event)
+            self.disturb(device)  # It may be the other camera's turn.
+            if isinstance(event, cam.Failed) and not sensor.journal.is_running:
+                sensor.watch = watch.start_failed(sensor.watch, self.history.now)
+            elif isinstance(event, cam.Passed):
+                sensor.watch = watch.runs(sensor.watch)
+        elif sensor.work is not None and self.may_work(device, sensor):
+            work, sensor.work = sensor.work, None
+            self.feed(device, sensor, work)
+        elif sensor.is_dirty or self.is_due(sensor) or self.awaits_reboot(device, sensor):
+            self.look(device, sensor)
+
+    def awaits_reboot(self, device: Device, sensor: Sensor) -> bool:
+        """Say whether the reboot that the camera waits for may be made now."""
+        is_waiting = sensor.journal.waiting_for is cam.WaitingFor.REBOOT
+        return is_waiting and self.may_reboot(device)
+
+    def may_work(self, device: Device, sensor: Sensor) -> bool:
+        """Say whether nothing is in the way of the files; say it to the camera, if something is."""
+        making = sensor.journal.making
+        is_fetching = isinstance(sensor.work, cam.Fetched)
+        if making is None or not (
+            is_fetching and (not device.is_online or self.history.chance(0.2))
+        ):
+            return True
+        what = self.history.random.choice((cam.WaitingFor.BLOCKS, cam.WaitingFor.DISK))
+        self.feed(device, sensor, cam.Obstructed(making.manifest_sha256, what))
+        if sensor.is_dirty or self.is_due(sensor):
+            self.look(device, sensor)
+        return False
+
+    def is_due(self, sensor: Sensor) -> bool:
+        """Say whether the back-off of a camera on which nothing runs is over."""
+        journal = sensor.journal
+        if journal.is_running or journal.active is None or journal.phase in cam.ON_TRIAL:
+            return False
+        return watch.is_due(sensor.watch, self.history.now)
+
+    def look(self, device: Device, sensor: Sensor) -> None:
+        """Let the camera look at the accepted plan."""
+        others = [s for s in device.sensors if s is not sensor]
+        may_start = not any(s.trial or s.journal.phase in cam.ON_TRIAL for s in others)
+        sensor.is_dirty = False
+        bundle = device.bundle
+        sensor.version_read = bundle.version
+        starts = START_COST * sensor.starts
+        is_spent = not watch.has_starts_left(starts)
+        looked = cam.Looked(
+            bundle.plan,
+            bundle.listed,
+            may_start=may_start,
+            is_due=self.is_due(sensor) and watch.may_start_at_all(starts),
+            may_reboot=is_spent and self.may_reboot(device),
+            has_starts_left=not is_spent,
+            closed=device.closed,
+        )
+        self.feed(device, sensor, looked)
+
+    def feed(self, device: Device, sensor: Sensor, event: cam.Event) -> None:
+        """Give one event to the machine and carry out its effects; the power may fail anywhere."""
+        before = sensor.journal
+        after, effects = cam.step(before, sensor.identity, event)
+        done = (
+            self.history.random.randint(0, len(effects))
+            if effects and self.history.chance(0.02)
+            else None
+        )
+        sensor.journal = after
+        for effect in effects[:done]:
+            self.carry_out(device, sensor, effect)
+        if done is not None:
+            device.is_down = True
+        if effects or after != before:
+            self.disturb(device)
+
+    def carry_out(self, device: Device, sensor: Sensor, effect: cam.Effect) -> None:
+        """Do to the world what the machine asked for."""
+        match effect:
+            case cam.Persist(journal):
+                self.oracles.watch_persist(device, sensor, journal)
+                sensor.disk = journal
+            case cam.Fetch(slot):
+                sensor.work = cam.Fetched(slot.manifest_sha256)
+            case cam.Verify(slot):
+                sensor.work = self.verified(slot)
+            case cam.Stage(slot):
+                sensor.work = cam.Staged(slot.manifest_sha256)
+            case cam.Stop():
+                sensor.running = None
+                sensor.trial.clear()
+            case cam.Start(slot):
+                self.start_camera(device, sensor, slot)
+            case cam.Reboot():
+                device.is_down = device.is_clean = True
+                device.rebooted_in = self.history.round
+
+    def verified(self, slot: Slot) -> cam.Event:
+        """Return what the look at a release's files says."""
+        if self.history.truth[slot.release] is Truth.REJECTED:
+            return cam.Rejected(slot.manifest_sha256, Cause.RELEASE, "input_size", "too large")
+        return cam.Verified(slot.manifest_sha256)
+
+    def start_camera(self, device: Device, sensor: Sensor, slot: Slot) -> None:
+        """Start the sensor with a release and prepare what the gate will say."""
+        truth = self.history.truth[slot.release]
+        if sensor.running is not None:
+            self.history.violations.add("harm: starts a camera that is not stopped")
+        sensor.trial.clear()
+        sensor.starts += 1
+        sensor.started_in, sensor.started = self.history.round, slot.manifest_sha256
+        if truth is Truth.HANGS:
+            device.is_down = True
+        if truth is Truth.KILLS_BRIDGE:
+            sensor.is_bridge_dead = sensor.is_bridge_killed = True
+        is_bad_here = truth is Truth.BAD_SOME and share_hash(slot.release, device.name) % 3 == 0
+        is_bad = is_bad_here or truth is Truth.BAD
+        fails = (
+            sensor.is_dead
+            or sensor.is_bridge_dead
+            or (sensor.is_flaky and self.history.chance(0.3))
+        )
+        if fails:
+            sensor.trial.append(cam.Failed())
+            return
+        sensor.running = slot.release
+        sensor.trial.extend((cam.Started(), cam.Failed() if is_bad else cam.Passed()))
+
+    def report(self, device: Device) -> None:
+        """Let the controller hear what the device says."""
+        device.has_news = False
+        device.heard += 1
+        for sensor in device.sensors:
+            key = device.name, sensor.identity.number
+            seen = cam.view(sensor.journal, sensor.identity)
+            bundle = device.bundle
+            rests = is_settled(sensor.journal, sensor.identity, bundle.plan, bundle.listed)
+            self.history.reports[key] = Report(seen, sensor.version_read, rests)
+            self.history.known[key] = sensor.identity
+            self.history.told[key] = CameraReported(
+                kind="simulated",
+                state="streaming",
+                deployment=deployment_reported(sensor.journal, since=""),
+                ended=ends_reported(sensor.journal, bundle.plan),
+            )
+            is_behind = sensor.version_read < device.bundle.version
+            device.has_news = device.has_news or is_behind or not rests

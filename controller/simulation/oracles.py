@@ -1,0 +1,183 @@
+"""The oracles: what must never happen, and what must not stand still at the end.
+
+They know the truth that the machines do not: what releases do, who put which release where, and
+everything that ended badly since a card was new.
+"""
+
+from collections.abc import Iterator
+
+from agent import deployment as cam
+from agent.deployment import Cause, Journal, Phase
+from controller.planning import State
+from controller.simulation.state import Device, History, Memory, Sensor
+from shared.assignment import Action, Entry, Slot, Try, covers, is_owner
+
+STARTS_PER_TRY_MAX = 3
+
+
+class Oracles:
+    """Judges of one history."""
+
+    def __init__(self, history: History) -> None:
+        """Judge this history."""
+        self.history = history
+
+    def watch_persist(self, device: Device, sensor: Sensor, after: Journal) -> None:
+        """Judge every change of a journal against what the world knows."""
+        before = sensor.disk
+        if after.phase is Phase.ACTIVATING and after.making is not None:
+            self.watch_trial(device, sensor, after, after.making)
+        is_revert = after.cause is Cause.OPERATOR and before.phase is not Phase.ROLLING_BACK
+        if is_revert and after.phase is Phase.ROLLING_BACK and after.restoring is not None:
+            self.watch_revert(device, sensor, after.restoring)
+        self.watch_commit(sensor, after)
+        for tried in after.ended_badly - before.ended_badly:
+            self.remember_bad_end(sensor.memory, tried, after)
+
+    def watch_trial(self, device: Device, sensor: Sensor, after: Journal, making: Slot) -> None:
+        """Judge a start of a new release, the first one or a later one."""
+        before, memory = sensor.disk, sensor.memory
+        if before.phase not in {Phase.ACTIVATING, Phase.PROBING}:
+            self.watch_activation(device, sensor, making)
+            memory.starts = 0
+        memory.starts += before.activations_started != after.activations_started
+        if memory.starts > STARTS_PER_TRY_MAX:
+            self.history.violations.add("stands: activation loop")
+
+    def watch_commit(self, sensor: Sensor, after: Journal) -> None:
+        """Judge what a camera calls healthy, and remember who put it there."""
+        before, memory = sensor.disk, sensor.memory
+        fresh = after.committed - before.committed
+        if fresh and not after.is_running:
+            self.history.violations.add("harm: calls healthy what does not run")
+        has_passed = before.phase is Phase.PROBING and after.phase is Phase.IDLE
+        for release in {self.history.release_of[rollout] for rollout, _ in fresh}:
+            if not has_passed and release in memory.shaky:
+                self.history.violations.add("harm: calls healthy what failed its gate here")
+            memory.shaky.discard(release)
+            memory.failed_at.pop(release, None)
+            if has_passed:
+                held = {slot.release for slot in (before.active, before.previous) if slot}
+                kept = memory.set_by.get(release, set()) if release in held else set[str]()
+                memory.set_by[release] = kept | memory.namers
+        for rollout, _ in fresh:
+            memory.set_by.setdefault(self.history.release_of[rollout], set()).add(rollout)
+
+    def remember_bad_end(self, memory: Memory, tried: Try, after: Journal) -> None:
+        """Remember what must not come back by itself."""
+        memory.ended_badly.add(tried)
+        end, release = after.ended[tried], self.history.release_of[tried[0]]
+        if end.phase is Phase.REJECTED:
+            return
+        if end.cause in {Cause.RELEASE, Cause.UNKNOWN}:
+            memory.shaky.add(release)
+        if end.cause is Cause.RELEASE:
+            memory.failed_at[release] = memory.newest_naming
+
+    def watch_activation(self, device: Device, sensor: Sensor, slot: Slot) -> None:
+        """Judge the first start of a deployment."""
+        plan, memory = device.bundle.plan, sensor.memory
+        named = [e for e in plan if e.action is Action.RUN and e.tried in slot.owners]
+        if not named:
+            self.history.violations.add("harm: activates what the plan does not let run")
+        if sensor.is_bridge_killed:
+            self.history.violations.add("harm: tries a release on a bridge that another has killed")
+        if slot.owners & memory.ended_badly:
+            self.history.violations.add("harm: tries a (rollout, attempt) again after its end")
+        if device.bundle.listed.get(slot.release) != slot.manifest_sha256:
+            self.history.violations.add("harm: activates a revoked release")
+        newest = max((self.history.named[entry.tried] for entry in named), default=0)
+        if newest <= memory.failed_at.get(slot.release, -1):
+            self.history.violations.add("harm: runs what failed its gate here, not named anew")
+        if (device.bundle.version, slot.release) in memory.activated:
+            self.history.violations.add("stands: the same plan activates a release twice")
+        memory.activated.add((device.bundle.version, slot.release))
+        memory.namers = frozenset(
+            e.rollout
+            for e in plan
+            if e.action in {Action.RUN, Action.HOLD}
+            and e.release == slot.release
+            and covers(e, sensor.identity)
+        )
+        memory.newest_naming = max(self.history.named[entry.tried] for entry in plan)
+
+    def watch_revert(self, device: Device, sensor: Sensor, slot: Slot) -> None:
+        """Judge the way back that an abort takes."""
+        if slot.release in sensor.memory.failed_at:
+            self.history.violations.add("harm: goes back to what failed its gate here")
+        if self.is_aborted(sensor, slot.release, device.bundle.version):
+            self.history.violations.add("harm: goes back to an aborted release")
+        if device.bundle.listed.get(slot.release) != slot.manifest_sha256:
+            self.history.violations.add("harm: goes back to a revoked release")
+
+    def is_aborted(self, sensor: Sensor, release: str, version: int) -> bool:
+        """Say whether all that put the release on this camera was reverted by this version."""
+        rollouts = sensor.memory.set_by.get(release, set())
+        known = [r for r in rollouts if self.history.reverted.get(r, version + 1) <= version]
+        return bool(rollouts) and len(known) == len(rollouts)
+
+    def judge_end(self) -> None:
+        """Judge where everything came to rest."""
+        for live in self.history.book:
+            if live.state in {State.RUNNING, State.REVERTING}:
+                self.history.violations.add(f"stands: a rollout stays {live.state.value}")
+            if live.state is State.COMPLETED and not self.covers_all(live.entry):
+                self.history.violations.add("stands: a completed rollout leaves somebody out")
+        for device in self.history.devices:
+            for sensor in device.sensors:
+                if not sensor.is_dead:
+                    self.history.violations.update(self.faults(sensor))
+
+    def covers_all(self, entry: Entry) -> bool:
+        """Say whether an entry lets in all that its selector matches, but for the denied."""
+        admitted = [c for c in self.history.inventory if entry.selector.matches(c.labels)]
+        return all(covers(entry, c) or c.device in entry.deny for c in admitted)
+
+    def faults(self, sensor: Sensor) -> Iterator[str]:
+        """Yield what is wrong with where a living camera came to rest."""
+        running, memory = sensor.running, sensor.memory
+        better = self.is_named(sensor) or self.has_good_slot(sensor)
+        if running is None:
+            if memory.set_by and not self.history.is_hopeless(sensor):
+                yield "harm: ends with no model, had one"
+            if self.is_named(sensor):
+                yield "harm: ends with no model, one is named"
+            return
+        if running not in self.history.listed and better:
+            yield "harm: ends on a revoked release"
+        if self.is_aborted(sensor, running, self.history.bundle.version) and better:
+            yield "harm: ends on an aborted release"
+        if running in memory.failed_at:
+            yield "harm: ends on what failed its gate here"
+        first = next((e for e in self.history.bundle.plan if self.applies(e, sensor)), None)
+        is_due = first is not None and first.action is Action.RUN and first.release != running
+        if first is not None and is_due and first.tried not in memory.ended_badly:
+            yield "stands: left behind by the plan"
+
+    def applies(self, entry: Entry, sensor: Sensor) -> bool:
+        """Say whether the plan speaks to this camera through the entry."""
+        camera = cam.view(sensor.disk, sensor.identity)
+        if entry.action is Action.REVERT or entry.release not in self.history.listed:
+            return False
+        is_kept = entry.action is not Action.KEEP or is_owner(entry, camera)
+        return is_kept and covers(entry, camera)
+
+    def is_named(self, sensor: Sensor) -> bool:
+        """Say whether the plan names a release that this camera could still have."""
+        memory = sensor.memory
+        return any(
+            self.applies(entry, sensor)
+            and entry.action is Action.RUN
+            and entry.tried not in memory.ended_badly
+            and self.history.named[entry.tried] > memory.failed_at.get(entry.release, -1)
+            for entry in self.history.bundle.plan
+        )
+
+    def has_good_slot(self, sensor: Sensor) -> bool:
+        """Say whether the previous slot holds a release that nobody condemned."""
+        slot = sensor.disk.previous
+        if slot is None or slot.release not in self.history.listed:
+            return False
+        standing = {rollout for rollout, _ in sensor.disk.committed} - self.history.reverted.keys()
+        is_condemned = standing.isdisjoint(sensor.memory.set_by.get(slot.release, set()))
+        return not is_condemned and slot.release not in sensor.memory.failed_at
