@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 5.0
 QUIET_SECONDS = 0.7  # Nothing for so long: what the broker wanted to say, it has said.
+PASS_SECONDS = 2.0  # A fleet that never stops talking must not keep us.
 PASSES = 2  # "Subscribed and got nothing" means nothing: two passes must add no device.
 PASSES_MAX = 6
 
@@ -63,7 +64,8 @@ def _wait_for_connection(inbox: Inbox[BusEvent]) -> None:
 
 
 def _hear(inbox: Inbox[BusEvent], topics: Topics, devices: dict[str, Known]) -> None:
-    while (event := inbox.get(timeout=QUIET_SECONDS)) is not None:
+    end = monotonic() + PASS_SECONDS
+    while (event := inbox.get(timeout=QUIET_SECONDS)) is not None and monotonic() < end:
         if not isinstance(event, Received) or not event.payload:
             continue
         try:
