@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import TargetFile, Targets
 
 from controller.repository import (
     Repository,
@@ -19,7 +20,6 @@ from shared.assignment import Action, Probe, Window, parse_selector
 from shared.errors import MalformedError, OperatorError, UnsignedError
 from shared.limits import BUNDLE_BYTES, ENTRIES_MAX, RELEASES_LISTED_MAX
 from tests.making import NOW, Site, digest_of, entry, forged, new_keys
-from tuf.api.metadata import TargetFile, Targets
 
 DAY = timedelta(days=1)
 
