@@ -154,17 +154,18 @@ def _finish(raw: Tensors, nms: Nms) -> Tensors:
 
 
 def _checked(raw: Tensors) -> tuple[Floats, Floats]:
-    shapes = [tensor.shape for tensor in raw]
+    """Return boxes N x 4 and scores N x C without their batch."""
+    missing: Tensor = np.zeros((0, 0), np.float32)
+    boxes, scores, *extra = raw if len(raw) > 1 else (missing, missing)
     is_right = (
-        len(raw) > 1
-        and all(len(shape) >= 2 for shape in shapes)  # noqa: PLR2004
-        and [len(shape) for shape in shapes[:2]] == [3, 3]
-        and shapes[0][2] == 4  # noqa: PLR2004
-        and shapes[0][:2] == (1, shapes[1][1])
+        boxes.ndim == scores.ndim == 3  # noqa: PLR2004
+        and boxes.shape == (1, scores.shape[1], 4)
+        and all(tensor.ndim > 1 for tensor in extra)
     )
     if not is_right:
+        shapes = [tensor.shape for tensor in raw]
         raise MalformedError(f"expected boxes 1 x N x 4 and scores 1 x N x C, got {shapes}")
-    return raw[0][0].astype(np.float32), raw[1][0].astype(np.float32)
+    return boxes[0].astype(np.float32), scores[0].astype(np.float32)
 
 
 def _padded(rows: Tensor, rows_max: int) -> Tensor:

@@ -34,6 +34,7 @@ class Request(Protocol):
     @property
     def metadata(self) -> Mapping[str, Sequence[float]]:
         """Return the frame's metadata by name."""
+        ...
 
 
 class TensorInfo(Protocol):
@@ -67,6 +68,7 @@ class Device(Protocol):
 
     def _parse_output_tensor_info(self, request: Request) -> OutputInfo:
         """Return the description of the outputs."""
+        ...
 
 
 def ai_camera(job: Job, manifest: Manifest, stopping: threading.Event) -> Camera:

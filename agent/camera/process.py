@@ -44,6 +44,7 @@ class Inbox(Protocol):
 
     def __len__(self) -> int:
         """Return how many events wait."""
+        ...
 
 
 class CameraProcess:

@@ -47,6 +47,7 @@ class Source(Protocol):
 
     def picture(self, frame: int) -> Pixels:
         """Return the picture at that frame (uint8, height x width x 3, RGB)."""
+        ...
 
 
 def simulated_camera(job: Job, manifest: Manifest, stopping: threading.Event) -> Camera:
