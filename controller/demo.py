@@ -21,7 +21,7 @@ from time import monotonic, sleep
 
 from controller.broker import RunningBroker, run_nats
 from controller.export.pack import FILE_NAMES, make_release
-from controller.service import Controller
+from controller.service import AT_REST, Controller
 from controller.status import FleetStatus, RolloutStatus
 from shared.bus import Bus
 from shared.card import write_card
@@ -373,12 +373,17 @@ def _roll_out(stage: Stage, release: str, show: Show) -> RolloutStatus:
     controller = stage.controller
     rollout = controller.start_rollout(release, selector="role=door", strategy=STRATEGY)
 
-    def on_change(fleet: FleetStatus) -> None:
+    def is_at_rest(fleet: FleetStatus) -> bool:
         stage.check()
-        show(fleet, rollout)
+        return any(one.rollout == rollout and one.state in AT_REST for one in fleet.rollouts)
 
     try:
-        controller.drive(rollout, on_change=on_change, timeout_seconds=ROLLOUT_SECONDS_MAX)
+        controller.drive(
+            rollout,
+            until=is_at_rest,
+            on_change=lambda fleet: show(fleet, rollout),
+            timeout_seconds=ROLLOUT_SECONDS_MAX,
+        )
     except TimeoutError as error:
         text = f"expected {rollout} of {release} to end within {ROLLOUT_SECONDS_MAX:.0f} s"
         raise stage.failed(text) from error

@@ -4,7 +4,9 @@ A noun's file is imported when it is called, so that ``--help`` and shell comple
 """
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -86,6 +88,7 @@ def fleetctl(context: click.Context) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit code, and print what went wrong."""
+    _end_in_order_when_told()
     try:
         result = fleetctl.main(args=list(arguments), prog_name="fleetctl", standalone_mode=False)
     except click.ClickException as error:
@@ -96,10 +99,21 @@ def run(arguments: Sequence[str]) -> int:
         return Exit.INTERRUPTED
     except BrokenPipeError:
         return _after_broken_pipe()
+    except TimeoutError as error:
+        Terminal.from_streams().error(text_of(error))
+        return Exit.TIMEOUT
     except (FleetError, OSError) as error:
         Terminal.from_streams().error(text_of(error))
         return exit_of(error)
     return int(result) if isinstance(result, int) else Exit.OK
+
+
+def _end_in_order_when_told() -> None:
+    """Let SIGTERM and a closed window end a command as Ctrl-C does: what it started is ended."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # Python handles signals on its main thread only.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
 
 
 def _after_broken_pipe() -> int:
