@@ -48,7 +48,9 @@ class Problems:
     def raise_if_any(self) -> None:
         """Raise InventoryError with all problems, one a line."""
         if self.found:
-            lines = [f"{self.file}:{line}:{column}: {text}" for line, column, text in self.found]
+            lines = [
+                f"{self.file}:{line}:{column}: {text}" for line, column, text in sorted(self.found)
+            ]
             raise InventoryError("\n".join(dict.fromkeys(lines)))
 
 

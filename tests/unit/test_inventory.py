@@ -1,0 +1,216 @@
+"""fleet.yaml: what is right is read, and each error of its page has its line and its mending."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from controller.inventory import (
+    Fleet,
+    cameras_of,
+    identity_of,
+    load_fleet,
+    main,
+    parse_fleet,
+    reference,
+)
+from controller.strategies import refuse_unsupported
+from shared.errors import InventoryError, OperatorError
+
+ROOT = Path(__file__).parents[2]
+HEAD = "version: 1\nfleet: site-a\nbroker: {embedded: true}\n"
+DEVICES = "devices:\n  gate-01: {labels: {role: door}}\n  gate-02: {labels: {role: dock}}\n"
+
+
+def errors_of(text: str) -> list[str]:
+    with pytest.raises(InventoryError) as caught:
+        parse_fleet(text)
+    return str(caught.value).splitlines()
+
+
+def fleet_of(text: str) -> Fleet:
+    return parse_fleet(HEAD + DEVICES + text)
+
+
+def test_the_page_s_example_is_read() -> None:
+    fleet = parse_fleet(
+        HEAD.replace("{embedded: true}", '{url: "mqtts://broker.site-a.lan:8883", ca: ca.pem}')
+        + """
+defaults:
+  camera: auto
+  timezone: Europe/Berlin
+  telemetry: {encoding: json, rate_hz: 5, threshold: 0.5, home_assistant: false}
+  bounds: {threshold: [0.2, 0.8], rate_hz: [1, 10]}
+  privacy: {images: "off"}
+  labels: {site: a}
+devices:
+  gate-01: {labels: {role: door}}
+  gate-02:
+    labels: {role: door}
+    cameras: {0: {}, 1: {labels: {view: rear}}}
+  dock-[01:20]: {labels: {role: dock}, telemetry: {rate_hz: 1}}
+strategies:
+  careful:
+    waves:
+      - {pins: [gate-01], bake: 30m}
+      - {fraction: 10%, bake: 2h, approve: true}
+      - {ramp: {from: 20%, factor: 2}, bake: 30m}
+      - {fraction: 100%}
+    max_failed: 5%
+    min_healthy: 90%
+    probe: {seconds: 60s, valid_rate: 90%}
+    deadlines: {activation: 12m, progress: 30m}
+    gates: {dnn_ms: 60, golden: 95%, restarts: 1, detections_change: 50%, scores_change: 50%, \
+false_abort: 1%}
+    retry: {attempts: 2, after: 1h, causes: [camera, interrupted]}
+    on_failure: revert
+    on_inconclusive: pause
+    window: {days: [mon, tue, wed, thu], from: "22:00", to: "05:00"}
+rollouts:
+  doors: {release: helmet@8, selector: "role=door", strategy: careful, deny: []}
+"""
+    )
+
+    dock = fleet.devices["dock-07"]
+    identity = identity_of(fleet.name, dock, version=3, at=datetime.now(UTC))
+
+    assert len(fleet.devices) == 22
+    assert [camera.labels for camera in cameras_of(fleet.devices["gate-02"])] == [
+        {"site": "a", "role": "door", "camera": "0"},
+        {"site": "a", "role": "door", "view": "rear", "camera": "1"},
+    ]
+    assert [wave.permille for wave in fleet.strategies["careful"].waves] == [
+        0, 100, 200, 400, 800, 1000,
+    ]  # fmt: skip
+    assert identity.labels == {"site": "a", "role": "dock"}
+    assert (identity.settings.telemetry.rate_hz, identity.timezone) == (1, "Europe/Berlin")
+    assert identity.settings.bounds.threshold_permille == (200, 800)
+
+
+def test_what_this_version_does_not_act_on_is_refused_by_name() -> None:
+    fleet = fleet_of(
+        "strategies:\n  s:\n    waves: [{fraction: 10%, approve: true}, {fraction: 100%}]\n"
+        "    retry: {attempts: 2}\n    window: {from: '22:00', to: '05:00'}\n"
+        "  plain:\n    waves: [{fraction: 10%, approve: false}, {fraction: 100%}]\n"
+    )
+
+    refuse_unsupported(fleet.strategies["plain"])
+    with pytest.raises(OperatorError, match="s uses approve, retry, window"):
+        refuse_unsupported(fleet.strategies["s"])
+
+
+STRATEGY = "strategies:\n  s:\n    "
+PINNED = "strategies: {s: {waves: [{pins: [gate-01]}, {fraction: 100%}]}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("defualts: {}", "7:1: unknown key 'defualts' in fleet.yaml; did you mean 'defaults'?"),
+        ("defaults: {camera: 3}", "7:20: expected text, got 3, which YAML reads as int"),
+        ("defaults: {camera: modlip}", "7:20: expected auto | modlib | picamera2 | sim"),
+        ("defaults: {camera: modlip}", "simulated, got 'modlip'; did you mean 'modlib'?"),
+        ("defaults: {privacy: {images: off}}", "7:30: expected text, got off, which YAML rea"),
+        ("defaults: {privacy: {images: off}}", 'which YAML reads as bool: write "off"'),
+        ("defaults: {telemetry: {home_assistant: yes}}", "7:40: expected true or false, got 'yes'"),
+        ("defaults: {telemetry: {rate_hz: 5.5}}", "7:33: expected a whole number from 1 to 30"),
+        ("defaults: {bounds: {threshold: [0.8, 0.2]}}", "7:32: expected [lowest, highest]"),
+        ("defaults: {timezone: Europe/Berln}", "did you mean 'Europe/Berlin'?"),
+        ("defaults: {labels: {site: no}}", "7:27: expected text, got no, which YAML reads as"),
+        ("defaults: {labels: {site: no}}", 'which YAML reads as bool: write "no"'),
+        ("defaults: {labels: [a]}", "7:20: expected a mapping (key: value), got a list"),
+        (STRATEGY + "waves: [{fraction: 10%}, {fraction: 10%}, {fraction: 100%}]",
+            "9:30: expected more than 10 %, or new pins: each wave must grow, got 10 %"),
+        (STRATEGY + "waves: [{fraction: 10%}]", "expected a last wave of {fraction: 100%}, got 10"),
+        (STRATEGY + "waves: []", "expected a last wave of {fraction: 100%}, got no wave"),
+        (STRATEGY + "waves: [{pins: [gate-03]}, {fraction: 100%}]",
+            "9:21: expected a pin that names a declared device, got 'gate-03'; did you mean"),
+        (STRATEGY + "waves: [{bake: 30}, {fraction: 100%}]", "a duration with its unit, e.g. 30s"),
+        (STRATEGY + "max_failed: 5.5", "9:17: expected a whole number from 0 to 100000, got '5.5'"),
+        (STRATEGY + "min_healthy: 90", "9:18: expected a percentage, e.g. 90%, got '90'"),
+        (STRATEGY + "on_failure: undo", "9:17: expected revert | stop, got 'undo'"),
+        (STRATEGY + "window: {from: 22:00, to: 05:00}",
+            '9:20: expected text, got 22:00, which YAML reads as int: write "22:00"'),
+        (STRATEGY + "gates: {dnnms: 60}", "unknown key 'dnnms' in gates; did you mean 'dnn_ms'?"),
+        ("rollouts: {r: {release: a, selector: '*', strategy: s}}", "expected name@version"),
+        ("rollouts: {r: {release: a@1, selector: 'role=dor', strategy: s}}",
+            "7:40: expected a selector that matches at least one device, got 'role=dor'"),
+        ("rollouts: {r: {release: a@1, selector: 'role', strategy: s}}", "selector: expected key="),
+        ("rollouts: {r: {release: a@1, selector: '*'}}", "expected strategy in a rollout, got"),
+        ("strategies: {canary: {}}\nrollouts: {r: {release: a@1, selector: '*', strategy: canar}}",
+            "8:55: expected one of strategies, got 'canar'; did you mean 'canary'?"),
+        (PINNED + "rollouts: {r: {release: a@1, selector: role=dock, strategy: s}}",
+            "8:40: pin 'gate-01' of strategy s is outside 'role=dock'"),
+    ],
+)  # fmt: skip
+def test_an_error_has_its_place_what_was_expected_and_what_came(text: str, error: str) -> None:
+    errors = errors_of(HEAD + DEVICES + text)
+
+    assert any(error in line for line in errors), errors
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", "1:1: expected a mapping, got an empty file"),
+        ("version: 1\n  fleet: [", "2:8: expected YAML"),
+        ("a\n---\nb", "expected YAML"),
+        ("version: 2\nfleet: a\nbroker: {embedded: true}\ndevices: {a: {}}", "1:10: expected vers"),
+        ("fleet: a\nbroker: {embedded: true}\ndevices: {a: {}}", "expected version in fleet.yaml"),
+        (HEAD + "devices: {a: {}, a: {}}", "4:18: 'a' comes twice, first in line 4"),
+        (HEAD + "devices:\n  d-[01:03]: {}\n  d-02: {}", "6:3: device 'd-02' comes twice"),
+        (HEAD + "devices:\n  d-[3:1]: {}", "5:3: expected a range that goes up"),
+        (HEAD + "devices:\n  d-[1:999999]: {}", "5:3: expected a range that goes up, of 1 to"),
+        (HEAD + "devices:\n  Gate/+: {}", "5:3: expected a name of a-z"),
+        (HEAD + "devices: {}", "4:10: expected at least one device"),
+        (HEAD + "devices:\n  a: {cameras: {9: {}}}", "5:17: expected a whole number from 0 to 3"),
+        ("version: 1\nfleet: a\nbroker: {}\ndevices: {a: {}}", "3:9: expected either url or"),
+        (
+            "version: 1\nfleet: a\nbroker: {url: tcp://x}\ndevices: {a: {}}",
+            "3:15: expected mqtt://",
+        ),
+        (HEAD + "devices: &d\n  a: *d", "in a device"),
+    ],
+)
+def test_a_file_that_is_wrong_as_a_whole_says_so(text: str, error: str) -> None:
+    errors = errors_of(text)
+
+    assert any(error in line for line in errors), errors
+
+
+def test_all_errors_of_a_file_are_told_at_once() -> None:
+    errors = errors_of(
+        HEAD + DEVICES + "defualts: {}\nstrategies: {s: {max_failed: x, probe: {n: 1}}}"
+    )
+
+    assert [line.split(": ")[0] for line in errors] == [
+        "fleet.yaml:7:1",
+        "fleet.yaml:8:30",
+        "fleet.yaml:8:41",
+    ]
+
+
+def test_ranges_expand_as_in_ansible() -> None:
+    fleet = parse_fleet(HEAD + "devices:\n  a-[8:10]: {}\n  b-[01:03:2]: {}\n  c[a:b]-[1:2]x: {}\n")
+
+    assert list(fleet.devices) == [
+        "a-8", "a-9", "a-10", "b-01", "b-03", "ca-1x", "ca-2x", "cb-1x", "cb-2x",
+    ]  # fmt: skip
+
+
+def test_the_reference_is_what_the_types_say() -> None:
+    assert (ROOT / "docs/reference/fleet-yaml.md").read_text() == reference()
+
+
+def test_the_root_s_fleet_is_the_demo_s_and_its_strategies_can_be_used() -> None:
+    fleet = load_fleet(ROOT / "fleet.yaml")
+
+    assert (fleet.name, list(fleet.devices)) == ("demo", ["cam-1", "cam-2", "cam-3"])
+    for strategy in fleet.strategies.values():
+        refuse_unsupported(strategy)
+
+
+def test_a_missing_file_is_an_error_of_the_operator_s(tmp_path: Path) -> None:
+    assert main([str(tmp_path / "fleet.yaml")]) == 1
+    with pytest.raises(OperatorError, match="fleetctl init"):
+        load_fleet(tmp_path / "fleet.yaml")
