@@ -142,10 +142,8 @@ class Bus:
         self._timing = timing or Timing()
         self._desk = Desk(birth=will[0] if will else None)
         self._stopping = _Stopping()
-        self._wake_in, self._wake_out = socket.socketpair()
-        self._wake_in.setblocking(False)  # noqa: FBT003
-        self._wake_out.setblocking(False)  # noqa: FBT003
-        self._thread = threading.Thread(target=self._run, name=f"bus-{client_id}", daemon=True)
+        self._wake_in: socket.socket | None = None  # Wakes the thread, from ``start`` to ``stop``.
+        self._thread: threading.Thread | None = None
 
     @property
     def is_connected(self) -> bool:
@@ -159,6 +157,15 @@ class Bus:
 
     def start(self) -> None:
         """Connect in the background, again and again until ``stop``."""
+        self._wake_in, wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)  # noqa: FBT003
+        wake_out.setblocking(False)  # noqa: FBT003
+        self._thread = threading.Thread(
+            target=self._run,
+            args=[wake_out],
+            name=f"bus-{self._address.client_id}",
+            daemon=True,
+        )
         self._thread.start()
 
     def stop(self, farewell: bytes | None = None, *, timeout_seconds: float = 3.0) -> None:
@@ -172,11 +179,10 @@ class Bus:
             self._desk.state(self._address.will[0], farewell)
         self._stopping.begin(timeout_seconds)
         self._wake()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join(timeout_seconds + 2 * CONNECT_SECONDS)
-        if not self._thread.is_alive():
+        if self._wake_in is not None:
             self._wake_in.close()
-            self._wake_out.close()
 
     def subscribe(
         self, topic: str, *, bytes_max: int = PAYLOAD_BYTES_MAX, is_repeated: bool = False
@@ -229,16 +235,22 @@ class Bus:
         self._wake()
 
     def _wake(self) -> None:
+        if self._wake_in is None:
+            return  # Not started: it will find on the desk what is wanted.
         with suppress(OSError):  # Full: it is awake. Closed: it is over.
             self._wake_in.send(b"\0")
 
-    def _run(self) -> None:
+    def _run(self, wake_out: socket.socket) -> None:
+        with wake_out:
+            self._stay_connected(wake_out)
+
+    def _stay_connected(self, wake_out: socket.socket) -> None:
         shortest, longest = self._timing.reconnect_seconds
         wait = shortest
         while not self._stopping.is_set():
             began = monotonic()
             _Connection(self._address, self._desk, self._inbox, self._timing, self._stopping).run(
-                self._wake_out
+                wake_out
             )
             if monotonic() - began > longest:
                 wait = shortest
