@@ -92,3 +92,12 @@ def test_counters_subtract() -> None:
     assert (between.frames, between.objects, sum(between.dnn_ms)) == (3, 6, 3)
     assert between.scores[3] == 3
     assert between.scores[7] == 3
+
+
+def test_a_stream_with_long_gaps_still_looks_back_one_hour_only() -> None:
+    record = frames(Record("a@1"), [600.0 * step for step in range(50)])
+
+    evidence = last_hour(record, 600.0 * 49)
+
+    assert evidence is not None
+    assert (evidence.seconds, evidence.frames) == (3600, 7)  # The mark's own frame, and six more.

@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from shared.decode.results import Decoded
 from shared.decode.task import decoder_of
+from shared.detections import Object
 from shared.errors import LimitError, MalformedError
-from shared.golden import agreement_permille, read_golden
+from shared.golden import agreement_permille, matches, read_golden
 from shared.graph import Graph, Nms, multiclass_nms
 from tests.tinygraph import LABELS, NETWORK_NAME, SIDE, manifest_of, tiny
 
@@ -140,6 +142,13 @@ def test_a_network_agrees_with_its_own_golden_set_and_another_does_not() -> None
 
     assert agreement_permille(examples, run=graph.run, decode=decoder) == 1000
     assert agreement_permille(examples, run=Graph(moved.graph()).run, decode=decoder) == 500
+
+
+def test_an_object_found_once_counts_once() -> None:
+    thing = Object(label="circle", class_=0, score=0.9, box=(0.1, 0.1, 0.5, 0.5))
+
+    assert matches(Decoded(objects=(thing, thing)), Decoded(objects=(thing,))) == 1
+    assert matches(Decoded(objects=(thing,)), Decoded(objects=(thing, thing))) == 1
 
 
 def test_a_golden_file_is_bounded_before_it_is_unpacked() -> None:
