@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from controller import planning, rollout
 from controller.planning import State
 from controller.rollout import Allowed, Decision, DeviceSeen, Reach, Rules, Verdict
+from controller.simulation.oracles import Oracles
 from controller.simulation.state import ROUND_SECONDS, Bundle, Device, History
 from shared.assignment import Action, Camera, Try, share_hash
 
@@ -18,9 +19,10 @@ _RULES = Rules(
 class Control:
     """Conclude, judge, publish."""
 
-    def __init__(self, history: History) -> None:
-        """Control the fleet of this history."""
+    def __init__(self, history: History, oracles: Oracles) -> None:
+        """Control the fleet of this history, watched by these oracles."""
         self.history = history
+        self.oracles = oracles
         self.courses: dict[str, rollout.Course] = {}
         self.judged: dict[str, int] = {}
 
@@ -34,6 +36,7 @@ class Control:
                 self.judge(live)
         plan = planning.entries(self.history.book)
         if plan != self.history.bundle.plan or self.history.listed != self.history.bundle.listed:
+            self.oracles.watch_plan(self.history.bundle.plan, plan)
             self.history.bundle = Bundle(
                 self.history.bundle.version + 1, plan, dict(self.history.listed)
             )

@@ -12,6 +12,7 @@ from controller.simulation.oracles import Oracles
 from controller.simulation.state import (
     DAY_ROUNDS,
     ROUND_SECONDS,
+    START_COST,
     Bundle,
     Device,
     History,
@@ -23,7 +24,6 @@ from shared.assignment import Slot, share_hash
 from shared.messages import CameraReported
 
 STEPS_PER_ROUND = 3
-START_COST = 3  # A history is short: each start counts for three.
 WINDOW_ROUNDS = 7
 HEARTBEAT_ROUNDS = 3
 
@@ -238,7 +238,7 @@ class Devices:
             case cam.Fetch(slot):
                 sensor.work = cam.Fetched(slot.manifest_sha256)
             case cam.Verify(slot):
-                sensor.work = self.verified(slot)
+                sensor.work = self.verified(sensor, slot)
             case cam.Stage(slot):
                 sensor.work = cam.Staged(slot.manifest_sha256)
             case cam.Stop():
@@ -250,8 +250,9 @@ class Devices:
                 device.is_down = device.is_clean = True
                 device.rebooted_in = self.history.round
 
-    def verified(self, slot: Slot) -> cam.Event:
+    def verified(self, sensor: Sensor, slot: Slot) -> cam.Event:
         """Return what the look at a release's files says."""
+        sensor.memory.verified.add(slot.manifest_sha256)
         if self.history.truth[slot.release] is Truth.REJECTED:
             return cam.Rejected(slot.manifest_sha256, Cause.RELEASE, "input_size", "too large")
         return cam.Verified(slot.manifest_sha256)

@@ -8,6 +8,7 @@ from controller.planning import Book, RefusedError, State, Wave
 from controller.simulation.state import History, Truth
 from shared.assignment import SHARE_ALL, Action, Entry, Window, covers, parse_selector
 
+RELEASES_MIN = 2  # Somebody may want to go back.
 SELECTORS = tuple(
     map(parse_selector, ("*", "*", "role=door", "role=dock", "role!=door", "view=rear"))
 )
@@ -40,6 +41,7 @@ class Operator:
             self.pauses,
             self.resumes,
             self.relabels,
+            self.delists,
         )
         try:
             self.history.random.choice(verbs)()
@@ -131,16 +133,25 @@ class Operator:
         """Name a rollout anew."""
         name = self.some_rollout(*State)
         self.history.book = planning.retry(self.history.book, name)
+        if planning.find(self.history.book, name).entry.tried in self.history.named:
+            self.history.violations.add("stands: a retry names nothing anew")
 
     def revokes(self) -> None:
         """Delist a release; the first one stays, so that somebody may go back to it."""
-        if len(self.history.listed) == 1 or not self.history.listed or self.history.draws(0.3):
+        if len(self.history.listed) < RELEASES_MIN or self.history.draws(0.3):
             raise RefusedError("expected a second release")
         release = self.history.random.choice(sorted(self.history.listed))
         self.history.book = planning.revoke(
             self.history.book, release, self.history.bundle.version + 1
         )
         del self.history.listed[release]
+        self.history.revoked.add(release)
+
+    def delists(self) -> None:
+        """Sign targets without a release that the plan may still name: another hand did it."""
+        if len(self.history.listed) < RELEASES_MIN or not self.history.draws(0.3):
+            raise RefusedError("expected a second release")
+        del self.history.listed[self.history.random.choice(sorted(self.history.listed))]
 
     def pauses(self) -> None:
         """Pause a rollout."""

@@ -4,13 +4,14 @@ They know the truth that the machines do not: what releases do, who put which re
 everything that ended badly since a card was new.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from agent import deployment as cam
+from agent import watch
 from agent.deployment import Cause, Journal, Phase
 from controller.planning import State
-from controller.simulation.state import Device, History, Memory, Sensor
-from shared.assignment import Action, Entry, Slot, Try, covers, is_owner
+from controller.simulation.state import START_COST, Device, History, Memory, Sensor
+from shared.assignment import SHARE_ALL, Action, Entry, Slot, Try, covers, is_owner
 
 STARTS_PER_TRY_MAX = 3
 
@@ -30,6 +31,9 @@ class Oracles:
         is_revert = after.cause is Cause.OPERATOR and before.phase is not Phase.ROLLING_BACK
         if is_revert and after.phase is Phase.ROLLING_BACK and after.restoring is not None:
             self.watch_revert(device, sensor, after.restoring)
+        has_left = before.phase in cam.ON_TRIAL and after.phase not in cam.ON_TRIAL
+        if has_left and before.latest is not None and before.latest.tried not in after.ended:
+            self.history.violations.add("harm: a trial ends without an outcome")
         self.watch_commit(sensor, after)
         for tried in after.ended_badly - before.ended_badly:
             self.remember_bad_end(sensor.memory, tried, after)
@@ -86,6 +90,7 @@ class Oracles:
             self.history.violations.add("harm: tries a (rollout, attempt) again after its end")
         if device.bundle.listed.get(slot.release) != slot.manifest_sha256:
             self.history.violations.add("harm: activates a revoked release")
+        self.watch_conditions(device, sensor, slot, named)
         newest = max((self.history.named[entry.tried] for entry in named), default=0)
         if newest <= memory.failed_at.get(slot.release, -1):
             self.history.violations.add("harm: runs what failed its gate here, not named anew")
@@ -101,6 +106,17 @@ class Oracles:
         )
         memory.newest_naming = max(self.history.named[entry.tried] for entry in plan)
 
+    def watch_conditions(
+        self, device: Device, sensor: Sensor, slot: Slot, named: Sequence[Entry]
+    ) -> None:
+        """Judge whether anything but the plan should have kept a release from its start."""
+        if all(entry.rollout in device.closed for entry in named):
+            self.history.violations.add("harm: activates outside its window")
+        if not watch.has_starts_left(START_COST * sensor.starts):
+            self.history.violations.add("harm: a new release takes the starts of the way back")
+        if slot.manifest_sha256 not in sensor.memory.verified:
+            self.history.violations.add("harm: activates what was not verified")
+
     def watch_revert(self, device: Device, sensor: Sensor, slot: Slot) -> None:
         """Judge the way back that an abort takes."""
         if slot.release in sensor.memory.failed_at:
@@ -115,6 +131,19 @@ class Oracles:
         rollouts = sensor.memory.set_by.get(release, set())
         known = [r for r in rollouts if self.history.reverted.get(r, version + 1) <= version]
         return bool(rollouts) and len(known) == len(rollouts)
+
+    def watch_plan(self, before: Sequence[Entry], after: Sequence[Entry]) -> None:
+        """Judge what left the plan: only what was reverted, or what nobody can need any more."""
+        names = {entry.rollout for entry in after}
+        wide = {e.selector for e in after if e.share == SHARE_ALL and not e.deny}
+        for entry in before:
+            is_reverted = entry.rollout in self.history.reverted
+            if entry.rollout not in names and not is_reverted and entry.selector not in wide:
+                self.history.violations.add("stands: an entry leaves the plan too early")
+        for entry in after:
+            is_left = entry.action is Action.REVERT or entry.release in self.history.listed
+            if entry.release in self.history.revoked and not is_left:
+                self.history.violations.add("harm: a revoked release is still named")
 
     def judge_end(self) -> None:
         """Judge where everything came to rest."""

@@ -15,6 +15,7 @@ from shared.messages import CameraReported
 DEVICES = 30
 ROUNDS = 60
 ROUND_SECONDS = 120.0
+START_COST = 3  # A history is short: each start counts for three.
 DAY_ROUNDS = 40  # A history is short.
 LATE_JOINERS, DYING, FLAKY = 0.3, 0.05, 0.1
 
@@ -55,6 +56,7 @@ class Memory:
     shaky: set[str] = field(default_factory=set[str])  # Failed here since its last gate.
     namers: frozenset[str] = frozenset()
     failed_at: dict[str, int] = field(default_factory=dict[str, int])
+    verified: set[str] = field(default_factory=set[str])
     set_by: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
 
 
@@ -62,6 +64,7 @@ class Memory:
 class Sensor:
     """One camera with its journal on disk and its hidden faults."""
 
+    place: int  # Of its device in the fleet.
     identity: Camera
     is_flaky: bool
     dies_in: int
@@ -120,6 +123,7 @@ class History:
         self.release_of: dict[str, str] = {}
         self.before: dict[str, str] = {}
         self.reverted: dict[str, int] = {}  # The plan version that first said so.
+        self.revoked: set[str] = set()
         self.rollouts_started = 0
         self.devices = [self.device(number) for number in range(devices)]
 
@@ -132,7 +136,7 @@ class History:
             own = {**labels, "view": "rear" if index else "front", "camera": str(index)}
             dies_in = self.random.randrange(ROUNDS) if self.draws(DYING) else -1
             identity = Camera(name, index, own)
-            sensors.append(Sensor(identity, self.draws(FLAKY), dies_in))
+            sensors.append(Sensor(number, identity, self.draws(FLAKY), dies_in))
         joins_in = self.random.randrange(ROUNDS) if self.draws(LATE_JOINERS) else 0
         return Device(name, sensors, joins_in, Bundle(0, (), {}))
 
@@ -173,7 +177,11 @@ class History:
     def is_hopeless(self, sensor: Sensor) -> bool:
         """Say whether the camera cannot rest: it is dead, or has only a release that stalls."""
         active = sensor.disk.active
-        return sensor.is_dead or (active is not None and self.truth[active.release] in _FAILS_LATER)
+        stalls = active is not None and self.truth[active.release] is Truth.STALLS
+        return sensor.is_dead or stalls or self.is_dragged(sensor)
 
-
-_FAILS_LATER = frozenset({Truth.STALLS, Truth.HANGS_LATER})
+    def is_dragged(self, sensor: Sensor) -> bool:
+        """Say whether a camera of this device has only a release that hangs the whole Pi."""
+        device = self.devices[sensor.place]
+        slots = [s.disk.active for s in device.sensors]
+        return any(slot and self.truth[slot.release] is Truth.HANGS_LATER for slot in slots)

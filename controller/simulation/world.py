@@ -10,8 +10,8 @@ from controller.simulation.oracles import Oracles
 from controller.simulation.state import DAY_ROUNDS, DEVICES, ROUNDS, History, Sensor
 
 ACTIONS = 25
-QUIET_ROUNDS_MAX = 150
-REST_ROUNDS = 10  # Nothing may move for so long before we call it a fixed point.
+QUIET_ROUNDS_MAX = 200
+REST_ROUNDS = 20  # Longer than a deadline: then nothing moves by itself any more.
 
 
 class World:
@@ -22,7 +22,7 @@ class World:
         self.history = History(seed, devices)
         self.oracles = Oracles(self.history)
         self.devices = Devices(self.history, self.oracles)
-        self.control = Control(self.history)
+        self.control = Control(self.history, self.oracles)
         self.operator = Operator(self.history)
 
     def play(self) -> set[str]:
