@@ -8,6 +8,7 @@ earlier design had them; ``FAULTS`` holds slips of the hand. ``UNIT`` names thos
 kills, with the unit test that does.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -382,7 +383,45 @@ FAULTS = (
         "            return _advanced(journal, Phase.FETCHING, Phase.WAITING)\n",
     ),
 )
-UNIT: dict[str, str] = {}
+UNIT = {
+    "unlisted entries count": "test_an_entry_with_another_hash_than_the_signed_one_is_skipped",
+    "a bad end stops no search": "test_a_bad_end_keeps_what_runs",
+    "a newer plan stops a trial": "test_a_newer_plan_waits_for_the_end_of_a_trial",
+    "completing removes running rollouts": "test_completing_never_removes_a_running_rollout",
+    "completing removes other selectors": "test_completing_removes_finished_lower_entries",
+    "a retry keeps its attempt": "test_a_retry_of_a_completed_rollout_names_it_anew",
+    "revoke leaves completed entries": "test_revoke_turns_finished_entries_too",
+    "what runs is left only for a revert, not when it is delisted": (
+        "test_a_delisted_release_is_left_like_a_reverted_one"
+    ),
+    "keep covers whoever runs the release, whichever rollout put it there": (
+        "test_keep_covers_only_what_its_own_rollout_put_there"
+    ),
+    "a release that comes back from the previous slot loses its owners": (
+        "test_a_release_that_comes_back_from_the_previous_slot_keeps_its_owners"
+    ),
+    "the ladder after commit has no reboot": (
+        "test_what_stalls_after_commit_gets_one_reboot_before_it_is_left"
+    ),
+    "a kill of the agent is taken for the reboot that is due": (
+        "test_a_kill_of_the_agent_is_not_taken_for_the_reboot_that_is_due"
+    ),
+    "a boot loop after commit is no stall": (
+        "test_a_release_that_hangs_the_device_after_commit_is_left_like_one_that_stalls"
+    ),
+    "nothing is tried on a broken camera while the next release cannot be fetched": (
+        "test_a_broken_camera_is_tried_again_while_the_next_release_cannot_be_fetched"
+    ),
+    "a new label makes the controller forget who may run a reverted release": (
+        "test_a_camera_that_got_other_labels_still_has_to_read_a_revert"
+    ),
+    "the previous slot may hold what failed its gate here since": (
+        "test_what_failed_its_gate_is_not_restored"
+    ),
+    "what is committed at once belongs to the new rollout alone": (
+        "test_a_release_that_is_committed_at_once_keeps_its_owners"
+    ),
+}
 EQUIVALENT_ALONE = frozenset(
     {
         "a revert swaps the slots, and is forgotten with its entry",  # The slot has no owner left.
@@ -421,6 +460,29 @@ def first_violation(mutant: Mutant | None, first: int, last: int) -> str:
         return done.stdout.strip() or f"CRASHED {done.stderr.strip().splitlines()[-1]}"
 
 
+def survives_unit_test(mutant: Mutant | None, claim: str) -> bool:
+    """Say whether the unit test that should notice a mutant passes all the same."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        mutated(mutant, folder)
+        tests = [ROOT / "tests" / "unit" / f"test_{module}.py" for module in _TESTED]
+        copies = [shutil.copy(test, folder) for test in tests]
+        options = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", name, "-k", claim]
+        command = [sys.executable, "-B", "-m", "pytest", *options, *copies]
+        done = subprocess.run(
+            command,
+            cwd=name,
+            env={**os.environ, "PYTHONPATH": name},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode in {0, 1}, done.stdout.decode()
+        return done.returncode == 0
+
+
+_TESTED = ("assignment", "planning", "deployment")
+
+
 def main(arguments: Sequence[str]) -> int:
     """Play every mutant until a history kills it; fail when one survives that should not."""
     first = int(arguments[0]) if arguments else 0
@@ -430,7 +492,10 @@ def main(arguments: Sequence[str]) -> int:
         if mutant.claim in EQUIVALENT_ALONE:
             continue
         said = first_violation(mutant, 0, seeds)
-        survivors += said == "SURVIVED" and mutant.claim not in UNIT
+        if said == "SURVIVED" and mutant.claim in UNIT:
+            is_killed = not survives_unit_test(mutant, UNIT[mutant.claim])
+            said = f"{UNIT[mutant.claim]}" if is_killed else said
+        survivors += said == "SURVIVED"
         print(f"{mutant.claim}\n    {said}", flush=True)  # noqa: T201
     return 1 if survivors else 0
 

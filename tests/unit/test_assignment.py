@@ -84,6 +84,12 @@ def test_a_delisted_release_is_left_like_a_reverted_one() -> None:
     assert wanted((), listed, revoked) == RestorePrevious(slot("a@1", 1))
 
 
+def test_what_failed_its_gate_is_not_restored() -> None:
+    left = replace(camera(slot("b@1"), previous=slot("a@1", 1)), failed=frozenset({"sha-a@1"}))
+
+    assert wanted((), LISTED, left) == Keep(Reason.NOTHING_TO_REVERT_TO)
+
+
 def test_a_revert_is_remembered_after_its_entry_has_gone() -> None:
     left = camera(slot("b@1"), previous=slot("a@1"))
 

@@ -382,3 +382,13 @@ def test_a_journal_with_a_field_that_we_do_not_know_is_refused() -> None:
 
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(data, type=JournalDocument)
+
+
+def test_a_release_that_is_committed_at_once_keeps_its_owners() -> None:
+    again = replace(B, rollout="r-3", release="a@1", manifest_sha256="sha-a", salt="r-3")
+
+    shared = play(RUNS_A, replace(LOOK, plan=(again,)))
+
+    assert shared.active is not None
+    assert shared.active.owners == {("r-1", 1), ("r-3", 1)}
+    assert shared.ended == {("r-3", 1): Ended(Phase.COMMITTED), ("r-1", 1): Ended(Phase.COMMITTED)}

@@ -152,3 +152,11 @@ def test_a_completed_rollout_with_a_deny_list_hides_nothing() -> None:
     book = planning.pass_wave(book, "r-2", FLEET)
 
     assert [r.entry.rollout for r in book] == ["r-2", "r-1"]
+
+
+def test_completing_never_removes_a_running_rollout() -> None:
+    book = begun("r-1", "r-2")
+
+    book = planning.pass_wave(book, "r-2", FLEET)
+
+    assert [r.entry.rollout for r in book] == ["r-2", "r-1"]
