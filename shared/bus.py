@@ -8,6 +8,8 @@ nothing about messages. What it does about brokers that are not trusted to deliv
 - retained state goes through the outbox: last value per topic, one in flight per topic;
 - each connection gets a fresh client and a clean session: paho would resend old state after
   connecting, and a broker would deliver last week's `reboot`;
+- the status goes out again with each repetition: NATS may publish the will of a lost connection
+  after the birth of the next one;
 - reconnecting backs off exponentially with jitter: a fleet must not come back all at once;
 - what is longer than its subscription allows is dropped before anything else sees it.
 
@@ -432,6 +434,7 @@ class _Connection:
         if monotonic() >= self._repeat_at():
             self._repeats += 1
             self._subscribe(self._desk.repeated())
+            self._desk.repeat_birth()
         while not self._client.want_write() and len(self._unacknowledged) < UNACKNOWLEDGED_MAX:
             message = self._desk.next_outgoing()
             if message is None:

@@ -112,6 +112,16 @@ class Desk:
             self._outbox, effects = outboxes.acknowledged(self._outbox, topic)
             self._add(map(_state, effects))
 
+    def repeat_birth(self) -> None:
+        """Send the birth again: the will of the connection before may have come after it."""
+        with self._lock:
+            birth = self._outbox.birth
+            if birth is not None and birth in self._outbox.values:
+                self._outbox, effects = outboxes.put(
+                    self._outbox, birth, self._outbox.values[birth]
+                )
+                self._add(map(_state, effects))
+
     def next_outgoing(self) -> Outgoing | None:
         """Take the next message."""
         with self._lock:
