@@ -368,10 +368,28 @@ def test_a_truncated_journal_is_refused_and_nothing_is_judged_over_it(
     assert refusal(lambda: site.judge(older, cut)) == "journal"
 
 
-def test_a_journal_with_other_content_is_refused(site: Site) -> None:
-    changed = site.bundle.replace(b"helmet@7", b"helmet@8")
+@pytest.mark.parametrize("role", ["root", "timestamp", "snapshot", "targets"])
+def test_a_journal_with_other_content_is_refused(site: Site, role: str) -> None:
+    files = site.files
+    name = next(name for name in files if role in name)
+    files[name] = re.sub(r'"expires":"(\d{4})', '"expires":"2099', files[name])
 
-    assert refusal(lambda: site.judge(site.plan(), changed)) == "journal"
+    with pytest.raises(UntrustedError) as caught:
+        open_journal(bundle_of(files), fleet=FLEET, card_root=site.card_root)
+
+    assert caught.value.code == "journal"
+
+
+@pytest.mark.parametrize("role", ["snapshot", "targets"])
+def test_a_file_is_bound_byte_for_byte_though_its_signature_holds(site: Site, role: str) -> None:
+    files = site.files
+    name = next(name for name in files if role in name)
+    files[name] += " "
+
+    assert refusal(lambda: site.judge(bundle_of(files))) in {"hash", "limit"}
+    assert refusal(
+        lambda: open_journal(bundle_of(files), fleet=FLEET, card_root=site.card_root)
+    ) == "journal"  # fmt: skip
 
 
 # Other fleets and other keys.
