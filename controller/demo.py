@@ -44,6 +44,7 @@ SEEN_SECONDS_MAX = 60.0
 BIRTH_SECONDS_MAX = 60.0
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.1
+HEARTBEAT = "2"  # Seconds, as in the controller's DEMO_TIMING.
 LOG_LINES_SHOWN = 15
 
 Say = Callable[[str], None]
@@ -429,7 +430,7 @@ def _start_agent(folder: Path, controller: Controller, device: str) -> Agent:
     command = [sys.executable, "-m", "agent", "run", "--state", str(state), "--card", str(card)]
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [*_dying_with_us(), *command, "--demo", "--assume-clock"],
+            [*_dying_with_us(), *command, "--demo", "--assume-clock", "--heartbeat", HEARTBEAT],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,

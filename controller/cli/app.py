@@ -3,6 +3,7 @@
 A noun's file is imported when it is called, so that ``--help`` and shell completion answer at once.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -89,6 +90,8 @@ def fleetctl(context: click.Context) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit code, and print what went wrong."""
     _end_in_order_when_told()
+    # What matters is said by the commands, in their own words.
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         result = fleetctl.main(args=list(arguments), prog_name="fleetctl", standalone_mode=False)
     except click.ClickException as error:
