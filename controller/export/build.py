@@ -1,0 +1,132 @@
+"""Build a package in a child process of its own. Imports no torch.
+
+The child is a process group: its memory, its converter's Java and whatever a library leaves behind
+end with it, when it is done, when it takes too long and when we are interrupted.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from controller.export.facts import Facts
+from controller.export.preflight import check
+from controller.export.wire import LINE_BYTES, BuildRequest, Built, Failed, Job, Message, Progress
+from shared.errors import ExportError
+
+LOG_LINES_SHOWN = 12
+LOG_BYTES_SHOWN = 8_192
+STOP_SECONDS = 10.0
+
+Tell = Callable[[Progress], None]
+
+
+def build_package(request: BuildRequest, *, progress: Tell) -> Facts:
+    """Build the package in ``request.out``; return what is known of it.
+
+    Args:
+        request: The model, the data and the options.
+        progress: Is told how far the build is.
+
+    Raises:
+        ExportError: It cannot be built; the text says why and what to do.
+    """
+    # mkdtemp's name holds nothing that the converter's shell would take apart.
+    work = Path(tempfile.mkdtemp(prefix="imxfleet-export-"))
+    try:
+        check(request, work=work)
+        facts = _run(Job(request=request, folder=str(work)), work, progress)
+        shutil.copytree(work / "package", request.out, dirs_exist_ok=True)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return facts
+
+
+def _run(job: Job, work: Path, progress: Tell) -> Facts:
+    log = work / "log.txt"
+    with log.open("wb") as errors:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "controller.export.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            cwd=work,
+            env=_environment(work),
+            start_new_session=True,
+        )
+    timer = threading.Timer(job.request.seconds_max, _kill, [child])
+    timer.daemon = True
+    timer.start()
+    try:
+        return _converse(child, job, log, progress)
+    finally:
+        timer.cancel()
+        _kill(child)
+        child.wait(timeout=STOP_SECONDS)
+
+
+def _converse(child: subprocess.Popen[bytes], job: Job, log: Path, progress: Tell) -> Facts:
+    assert child.stdin is not None
+    assert child.stdout is not None
+    # The pipe stays open: its end tells the child that we are gone.
+    with child.stdin as to_child, child.stdout as from_child:
+        with suppress(BrokenPipeError):  # It died at once; its log says why.
+            to_child.write(msgspec.json.encode(job) + b"\n")
+            to_child.flush()
+        return _outcome(from_child, log, progress)
+
+
+def _outcome(from_child: IO[bytes], log: Path, progress: Tell) -> Facts:
+    while line := from_child.readline(LINE_BYTES):
+        match _message(line):
+            case Progress() as step:
+                progress(step)
+            case Built(facts):
+                return facts
+            case Failed(text):
+                raise ExportError(text)
+    raise ExportError(f"the exporter's process ended without a word. Its last lines:\n{_end(log)}")
+
+
+def _message(line: bytes) -> Message:
+    try:
+        message: Message = msgspec.json.decode(line, type=Message)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise ExportError(f"expected a message of the exporter, got {line[:80]!r}") from error
+    return message
+
+
+def _environment(work: Path) -> dict[str, str]:
+    """Return our environment, with Ultralytics kept from installing and calling home."""
+    ours = {
+        "YOLO_AUTOINSTALL": "False",
+        "YOLO_OFFLINE": "True",
+        "YOLO_CONFIG_DIR": str(work),
+        "PYTHONPATH": os.pathsep.join(filter(None, (_root(), os.environ.get("PYTHONPATH")))),
+    }
+    return {**os.environ, **ours}
+
+
+def _root() -> str:
+    """Return where our packages lie: the child does not start in a checkout."""
+    return str(Path(__file__).resolve().parents[2])
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """End the child with all that it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def _end(log: Path) -> str:
+    text = log.read_bytes()[-LOG_BYTES_SHOWN:].decode(errors="replace")
+    return "\n".join(text.splitlines()[-LOG_LINES_SHOWN:])

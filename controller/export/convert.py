@@ -1,0 +1,145 @@
+"""Run Sony's converter and make what it wrote a function of its inputs alone.
+
+Its Java part runs through a shell with unquoted arguments: the paths given here must hold nothing
+that a shell would take apart, which is why the parent makes the folder.
+"""
+
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from shared.errors import ExportError
+
+EXIT_MEMORY, EXIT_UNSUPPORTED = 1, 3  # Its exit codes, as tried.
+LINES_KEPT = 8  # Of its output, for the error message.
+LINE_CHARACTERS_MAX = 300
+ZIP_BYTES_MAX = 64 * 1024 * 1024  # Unpacked; far above what a sensor can hold.
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # The earliest that the format knows.
+_DATE_KEY = re.compile(r"date", re.IGNORECASE)
+_BYTES = re.compile(r"([0-9.]+)\s*(B|KB|MB)?")
+_UNITS = {"B": 1, "KB": 1024, "MB": 1024 * 1024}
+
+Told = Callable[[str], None]
+
+
+def convert(network: Path, target: Path, *, told: Told) -> None:
+    """Turn the quantised ONNX file into what the sensor loads.
+
+    Args:
+        network: The ONNX file; its stem becomes the network's name.
+        target: The folder for the converter's files.
+        told: Is called with each line that the converter prints.
+
+    Raises:
+        ExportError: The network does not fit the sensor, or has an operation it cannot do.
+    """
+    command = [
+        str(Path(sys.executable).with_name("imxconv-pt")),
+        *("-i", str(network)),
+        *("-o", str(target)),
+        *("--no-input-persistency", "--overwrite-output"),
+    ]
+    try:
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process:
+            last = _follow(process.stdout, told)
+    except OSError as error:
+        raise ExportError(f"Sony's converter does not start: {error}") from error
+    if process.returncode:
+        raise ExportError(_explain(process.returncode, last))
+
+
+def _follow(lines: Iterator[str] | None, told: Told) -> list[str]:
+    last: list[str] = []
+    for line in lines or ():
+        text = line.strip()[:LINE_CHARACTERS_MAX]
+        if text:
+            told(text)
+            last = [*last[-LINES_KEPT + 1 :], text]
+    return last
+
+
+def _explain(returncode: int, last: list[str]) -> str:
+    said = " | ".join(last)
+    match returncode:
+        case code if code == EXIT_MEMORY:
+            reason = (
+                "the network does not fit the sensor (8 MB for weights and working memory), or the "
+                "converter ran out of memory: use a smaller model or a smaller --imgsz"
+            )
+        case code if code == EXIT_UNSUPPORTED:
+            reason = (
+                "the network has an operation that the sensor cannot do: use YOLO11n or YOLOv8n "
+                "without changes to their layers"
+            )
+        case code if code < 0:
+            reason = f"it was ended by signal {-code}; 9 is what Linux sends when memory is short"
+        case code:
+            reason = f"it ended with exit code {code}"
+    return f"Sony's converter failed: {reason}. It said: {said}"
+
+
+def network_name(dnn_params: Path) -> str:
+    """Return the name that the network carries, as every frame of a sensor will show it."""
+    try:
+        root = ET.parse(dnn_params).getroot()  # noqa: S314 - our own converter wrote it.
+    except (OSError, ET.ParseError) as error:
+        raise ExportError(f"the converter wrote no readable dnnParams.xml: {error}") from error
+    names = [name for element in root.iter("network") if (name := element.get("name"))]
+    if len(names) != 1:
+        raise ExportError(f"expected one network in dnnParams.xml, got {len(names)}")
+    return names[0]
+
+
+class _Usage(msgspec.Struct):
+    usage: str = msgspec.field(name="Memory Usage")
+
+
+class _Report(msgspec.Struct):
+    memory: _Usage = msgspec.field(name="Memory Report")
+
+
+def memory_bytes(report: Path) -> int:
+    """Return how much of the sensor's memory the network takes, as the converter's report says.
+
+    Raises:
+        ExportError: The report does not say.
+    """
+    try:
+        usage = msgspec.json.decode(report.read_bytes(), type=_Report).memory.usage
+    except msgspec.DecodeError as error:
+        raise ExportError(f"expected the converter's memory report, got: {error}") from error
+    match = _BYTES.fullmatch(usage)
+    if match is None:
+        raise ExportError(f"expected a memory usage such as 1.19MB in the report, got {usage[:40]}")
+    return round(float(match[1]) * _UNITS[match[2] or "B"])
+
+
+def normalise_zip(source: Path, target: Path) -> None:
+    """Write the archive again, with no date in it."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        if sum(entry.file_size for entry in old.infolist()) > ZIP_BYTES_MAX:
+            raise ExportError(f"expected at most {ZIP_BYTES_MAX} bytes in {source.name}")
+        for entry in sorted(old.infolist(), key=lambda entry: entry.filename):
+            content = old.read(entry)
+            if entry.filename.endswith(".json"):
+                content = _without_dates(content)
+            fresh = zipfile.ZipInfo(entry.filename, _ZIP_DATE)
+            fresh.compress_type, fresh.external_attr = entry.compress_type, entry.external_attr
+            new.writestr(fresh, content)
+
+
+def _without_dates(content: bytes) -> bytes:
+    return content

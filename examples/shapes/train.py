@@ -1,0 +1,83 @@
+"""Train a small detector or classifier of shapes with Ultralytics (needs the export extra).
+
+    python examples/shapes/train.py FOLDER/shapes.yaml --epochs 60 --size 160 --out best.pt
+
+The detector is YOLO11n at half its width: 0.7 million parameters are enough for three shapes, and
+keep the simulator graph under a megabyte. What Ultralytics trains is under AGPL-3.0.
+"""
+
+import argparse
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import yaml
+
+WIDTH = 0.125  # YOLO11n has 0.25.
+THREADS = 2
+
+
+def main() -> None:
+    """Read the arguments, train, and keep the best weights."""
+    parser = argparse.ArgumentParser(description="Train a small model of shapes.")
+    parser.add_argument("data", type=Path, help="shapes.yaml, or a folder of crops to classify")
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--size", type=int, default=160)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("best.pt"))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="imxfleet-train-") as folder:
+        best = _train(arguments, Path(folder))
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(best, arguments.out)
+    print(arguments.out)
+
+
+def _train(arguments: argparse.Namespace, folder: Path) -> Path:
+    os.environ |= {"YOLO_AUTOINSTALL": "False", "YOLO_OFFLINE": "True"}
+    os.environ["YOLO_CONFIG_DIR"] = str(folder)
+    import torch  # noqa: PLC0415 - the environment above must be set first.
+    from ultralytics import YOLO  # noqa: PLC0415
+
+    torch.set_num_threads(THREADS)
+    is_detector = arguments.data.suffix in {".yaml", ".yml"}
+    structure = _narrow_yolo11n(folder) if is_detector else "yolo11n-cls.yaml"
+    model = YOLO(structure, task="detect" if is_detector else "classify")
+    model.train(
+        data=str(arguments.data.resolve()),
+        epochs=arguments.epochs,
+        imgsz=arguments.size,
+        seed=arguments.seed,
+        project=str(folder),
+        device="cpu",
+        batch=16,
+        workers=1,
+        plots=False,
+        pretrained=False,
+        degrees=0.0,
+        close_mosaic=max(1, arguments.epochs // 5),
+        cos_lr=True,
+        optimizer="AdamW",
+        lr0=0.002,
+        warmup_epochs=1.0,
+        amp=False,
+    )
+    return Path(str(model.trainer.best))
+
+
+def _narrow_yolo11n(folder: Path) -> str:
+    """Write the installed YOLO11 structure with one narrow scale; the name says which scale."""
+    import ultralytics  # noqa: PLC0415
+
+    source = Path(ultralytics.__file__).parent / "cfg" / "models" / "11" / "yolo11.yaml"
+    structure = yaml.safe_load(source.read_text(encoding="utf-8"))
+    depth, _, channels = structure["scales"]["n"]
+    structure["scales"] = {"n": [depth, WIDTH, channels]}
+    target = folder / "yolo11n-narrow.yaml"
+    target.write_text(yaml.safe_dump(structure), encoding="utf-8")
+    return str(target)
+
+
+if __name__ == "__main__":
+    main()
