@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 
 from shared.assignment import (
     Action,
@@ -38,6 +39,7 @@ from shared.messages import (
     encode,
     time_text,
 )
+from shared.release import Decode, File, Input, Manifest, Output, Requires
 from shared.subscriptions import Schedule
 from shared.topics import Topics
 from shared.trust import Bundle, judge_bundle, judge_identity
@@ -265,3 +267,34 @@ class Puppet:
             since=time_text(datetime.now(UTC)),
             waiting_for="hold" if phase == "waiting" else None,
         )
+
+
+def make_release(name: str, version: int) -> tuple[Manifest, dict[str, bytes]]:
+    """Return a release whose one file takes two blocks."""
+    data = f"{name}@{version}".encode() * 20_000  # More than one block.
+    blocks = [data[i : i + 122_880] for i in range(0, len(data), 122_880)]
+    file = File(
+        role="simulator",
+        name="simulator.onnx",
+        bytes=len(data),
+        sha256=sha256(data).hexdigest(),
+        blocks=tuple(sha256(block).hexdigest() for block in blocks),
+    )
+    manifest = Manifest(
+        name=name,
+        version=version,
+        task="detect",
+        frame_rate=16,
+        network_name="n0123456789ab",
+        input=Input(width=320, height=320, color="RGB"),
+        outputs=(Output(name="boxes", shape=(1, 4), dtype="float32"),),
+        decode=Decode(threshold_permille=250),
+        labels=1,
+        requires=Requires(agent="0.1.0"),
+        memory_bytes=1,
+        golden=None,
+        receipt=None,
+        provenance={},
+        files=(file,),
+    )
+    return manifest, {"simulator.onnx": data}

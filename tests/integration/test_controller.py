@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -19,10 +18,9 @@ from controller.service import Controller, Timing
 from controller.status import RolloutStatus
 from shared.bus import Timing as BusTiming
 from shared.errors import AnotherControllerError, OperatorError, UnsignedError
-from shared.release import Decode, File, Input, Manifest, Output, Requires
 from shared.subscriptions import Schedule
 from tests.integration.conftest import BrokerHouse
-from tests.puppet import Faults, Puppet
+from tests.puppet import Faults, Puppet, make_release
 
 QUICK = Timing(
     heartbeat_seconds=0.5,
@@ -56,36 +54,7 @@ strategies:
 """
 DEVICES = ("cam-1", "cam-2", "cam-3", "cam-4")
 PATIENCE_SECONDS = 40.0
-
-
-def make_release(name: str, version: int) -> tuple[Manifest, dict[str, bytes]]:
-    data = f"{name}@{version}".encode() * 20_000  # More than one block.
-    blocks = [data[i : i + 122_880] for i in range(0, len(data), 122_880)]
-    file = File(
-        role="simulator",
-        name="simulator.onnx",
-        bytes=len(data),
-        sha256=sha256(data).hexdigest(),
-        blocks=tuple(sha256(block).hexdigest() for block in blocks),
-    )
-    manifest = Manifest(
-        name=name,
-        version=version,
-        task="detect",
-        frame_rate=16,
-        network_name="n0123456789ab",
-        input=Input(width=320, height=320, color="RGB"),
-        outputs=(Output(name="boxes", shape=(1, 4), dtype="float32"),),
-        decode=Decode(threshold_permille=250),
-        labels=1,
-        requires=Requires(agent="0.1.0"),
-        memory_bytes=1,
-        golden=None,
-        receipt=None,
-        provenance={},
-        files=(file,),
-    )
-    return manifest, {"simulator.onnx": data}
+on_nats = pytest.mark.parametrize("house", ["nats"], indirect=True)  # The rules are the same.
 
 
 @dataclass
@@ -194,6 +163,7 @@ def test_an_abort_takes_treated_devices_back(bed: Bed) -> None:
     assert bed.running == {"shapes@1"}
 
 
+@on_nats
 def test_the_first_rollout_of_all_can_be_aborted_with_nothing_to_go_back_to(bed: Bed) -> None:
     bed.join(*DEVICES)
     name = bed.controller.start_rollout(bed.release(1), selector="role=door", strategy="canary")
@@ -206,6 +176,7 @@ def test_the_first_rollout_of_all_can_be_aborted_with_nothing_to_go_back_to(bed:
     assert bed.puppets["cam-1"].runs == "shapes@1"  # Better than nothing.
 
 
+@on_nats
 def test_undo_brings_back_what_ran_before(bed: Bed) -> None:
     bed.join(*DEVICES)
     bed.roll_out(1)
@@ -219,6 +190,7 @@ def test_undo_brings_back_what_ran_before(bed: Bed) -> None:
         bed.controller.undo("r-1")
 
 
+@on_nats
 def test_overlapping_rollouts_can_be_aborted_one_after_the_other(bed: Bed) -> None:
     bed.join(*DEVICES)
     bed.roll_out(1)
@@ -240,6 +212,7 @@ def test_overlapping_rollouts_can_be_aborted_one_after_the_other(bed: Bed) -> No
     assert bed.running == {"shapes@1"}
 
 
+@on_nats
 def test_what_was_rejected_is_tried_again_by_retry_and_not_at_the_next_wave(bed: Bed) -> None:
     bed.join(*DEVICES)
     bed.puppets["cam-1"].faults = Faults(rejected=frozenset({"shapes@1"}))
@@ -254,6 +227,7 @@ def test_what_was_rejected_is_tried_again_by_retry_and_not_at_the_next_wave(bed:
     assert (status.state, status.attempt, status.is_healthy) == ("completed", 2, True)
 
 
+@on_nats
 def test_a_device_that_hangs_in_activation_is_silent_and_not_offline(bed: Bed) -> None:
     bed.join(*DEVICES, faults=Faults(hangs=frozenset({"shapes@1"})))
 
@@ -264,6 +238,7 @@ def test_a_device_that_hangs_in_activation_is_silent_and_not_offline(bed: Bed) -
     assert bed.puppets["cam-2"].activated == []
 
 
+@on_nats
 def test_a_wave_that_nobody_online_can_answer_is_inconclusive_and_can_be_promoted(bed: Bed) -> None:
     bed.controller.add_device("cam-1")  # It never comes.
     bed.join("cam-2", "cam-3", "cam-4")
@@ -278,16 +253,16 @@ def test_a_wave_that_nobody_online_can_answer_is_inconclusive_and_can_be_promote
     assert (status.state, status.is_healthy) == ("completed", False)
 
 
+@on_nats
 def test_a_driver_that_was_killed_is_continued_by_the_next(bed: Bed) -> None:
     bed.join(*DEVICES)
     name = bed.controller.start_rollout(bed.release(1), selector="role=door", strategy="canary")
     script = f"""
         from pathlib import Path
-        from controller.service import Controller
-        from tests.integration.test_controller import QUICK
+        from controller.service import Controller, Timing
         controller = Controller.open(
-            Path({str(bed.project)!r}), home=Path({str(bed.home)!r}), timing=QUICK,
-            broker_url={bed.broker.url!r})
+            Path({str(bed.project)!r}), home=Path({str(bed.home)!r}),
+            timing=Timing(heartbeat_seconds=0.5, tick_seconds=0.05), broker_url={bed.broker.url!r})
         controller.drive({name!r}, until=lambda _: False)
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
@@ -305,6 +280,7 @@ def test_a_driver_that_was_killed_is_continued_by_the_next(bed: Bed) -> None:
     assert (status.state, status.is_healthy) == ("completed", True)
 
 
+@on_nats
 def test_of_two_controllers_one_drives_and_acts_on_what_the_other_was_asked(bed: Bed) -> None:
     bed.join(*DEVICES)
     name = bed.controller.start_rollout(bed.release(1), selector="role=door", strategy="canary")
@@ -347,6 +323,7 @@ def test_a_wiped_broker_is_filled_again(bed: Bed, house: BrokerHouse, tmp_path: 
     assert bed.running == {"shapes@2"}
 
 
+@on_nats
 def test_a_restored_backup_stops_instead_of_signing_against_the_newer_one(bed: Bed) -> None:
     bed.join(*DEVICES)
     repository = bed.controller._store.get("repository", dict)
@@ -360,6 +337,7 @@ def test_a_restored_backup_stops_instead_of_signing_against_the_newer_one(bed: B
         bed.controller.drive("r-1", until=lambda _: False, timeout_seconds=PATIENCE_SECONDS)
 
 
+@on_nats
 def test_what_must_not_begin_is_refused_before_anything_is_written(bed: Bed) -> None:
     manifest, files = make_release("shapes", 9)
     bed.controller.import_release(manifest, files)
@@ -377,6 +355,7 @@ def test_what_must_not_begin_is_refused_before_anything_is_written(bed: Bed) -> 
     assert bed.controller.history() == ()
 
 
+@on_nats
 def test_devices_are_shown_as_declared_added_seen_or_unknown(bed: Bed) -> None:
     bed.join("cam-1")
     bed.controller.add_device("cam-2")

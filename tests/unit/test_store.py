@@ -13,7 +13,7 @@ from controller.rollout import Allowed, Clock, Course, Reach, Rules
 from controller.store import LEASE_SECONDS, LeaseLostError, Record, Store
 from shared.assignment import Action, Entry, Probe, Window, parse_selector
 from shared.errors import OperatorError, StorageError
-from tests.integration.test_controller import make_release
+from tests.puppet import make_release
 
 
 @pytest.fixture
