@@ -22,6 +22,7 @@ import msgspec
 
 from shared.errors import MalformedError, StorageError
 from shared.files import write_atomically
+from shared.identity import Identity
 from shared.limits import REQUEST_IDS_KEPT
 
 logger = logging.getLogger(__name__)
@@ -71,8 +72,10 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
         boots: Simulated reboots; a real one is seen in the kernel's boot id.
         cameras: The deployment journal of each camera, as ``agent.deployment`` writes it.
         watches: The watch of each camera (ladder, back-off), as the service writes it.
-        unfinished: Runs in a row that ended without a clean stop soon after a start.
-        identity: The last good identity's envelope, exactly as it came.
+        last_starts: The last start of each camera that it has not survived for long yet.
+        boot: The boot of the kernel that the last run of the agent saw.
+        is_clean: The last run was stopped on purpose, or asked for the reboot itself.
+        identity: The last good identity; its envelope, exactly as it came, proves it anew.
     """
 
     v: int = 1
@@ -83,9 +86,10 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     watches: dict[str, msgspec.Raw] = {}
     starts: Starts = Starts()
     last_starts: dict[str, LastStart] = {}
-    unfinished: int = 0
+    boot: str = ""
     is_clean: bool = True
-    identity: str | None = None
+    identity: Identity | None = None
+    identity_envelope: str | None = None
     identity_floor: int = 0
     trust: TrustFloor = TrustFloor()
     answered: tuple[Answered, ...] = ()
@@ -170,6 +174,12 @@ def started(saved: Saved, *, boot: str, camera: int, start: LastStart) -> Saved:
     counted = Starts(boot=boot, counts={**counts, key: counts.get(key, 0) + 1})
     last = {**saved.last_starts, key: start}
     return msgspec.structs.replace(saved, starts=counted, last_starts=last)
+
+
+def survived(saved: Saved, *, camera: int) -> Saved:
+    """Return the document in which the camera's last start is above suspicion."""
+    last = {key: start for key, start in saved.last_starts.items() if key != str(camera)}
+    return msgspec.structs.replace(saved, last_starts=last)
 
 
 def starts_of(saved: Saved, *, boot: str, camera: int) -> int:

@@ -27,7 +27,7 @@ def test_a_truncated_journal_is_refused_and_the_version_before_it_believed(
 ) -> None:
     file = JournalFile(tmp_path)
     file.change(lambda saved: msgspec.structs.replace(saved, runs=1, identity_floor=5))
-    file.change(lambda saved: msgspec.structs.replace(saved, unfinished=2))
+    file.change(lambda saved: msgspec.structs.replace(saved, is_clean=False))
     path = tmp_path / "journal.json"
     path.write_bytes(path.read_bytes()[:kept])
 
