@@ -147,6 +147,9 @@ class Driver:
         self._topics = Topics(fleet.name)
         self._repository = read_repository(store)
         self._site = read_site(store, fleet, self._repository)
+        self._devices = dict(self._site.devices)  # Changed in place: a whole fleet reports at once.
+        self._versions: dict[str, int] = {}  # Of the signed identities.
+        self._store_seen = -1
         self._inbox: Inbox[BusEvent] = Inbox()
         self._bus = Bus(
             address.url,
@@ -238,8 +241,7 @@ class Driver:
                 self._begin_again()
             case Disconnected(text) | ConnectionFailed(text):
                 self._alert(f"broker: {text}")
-                devices = disconnected(self._site.devices)
-                self._site = replace(self._site, devices=devices)
+                self._devices.update(disconnected(self._devices))
             case SubscriptionRefused(topic):
                 self._alert(f"the broker refuses us {topic}")
             case Received():
@@ -261,11 +263,10 @@ class Driver:
         except RefusedError:
             return
         if isinstance(topic, DeviceTopic) and event.payload:
-            known = self._site.devices.get(topic.device, Known(topic.device))
+            known = self._devices.get(topic.device, Known(topic.device))
             after = self._folded(known, topic.rest, event)
             if after != known:
-                devices = {**self._site.devices, topic.device: after}
-                self._site = replace(self._site, devices=devices)
+                self._devices[topic.device] = after
                 self._dirty.add(topic.device)
                 self._help(after)
 
@@ -287,8 +288,7 @@ class Driver:
         if self._signer is None or report is None:
             return
         now = monotonic()
-        version = self._store.identities().get(known.device, (0, b"", b""))[0]
-        if report.identity_version < version:
+        if report.identity_version < self._versions.get(known.device, 0):
             topic = self._topics.device(known.device, "identity")
             self._obey_news(carry_out(self._publisher.republish_state(topic, now), self._bus))
         deployments = (camera.deployment for camera in report.cameras.values())
@@ -313,12 +313,10 @@ class Driver:
         is_held = self._store.take_lease(self.holder, time())
         if is_held and self._signer is None:
             self._signer = self._load_signer()
-            self._repository = read_repository(self._store)
-            heard = self._site.devices
-            self._site = read_site(self._store, self._fleet, self._repository)
-            self._site = replace(self._site, devices={**self._site.devices, **heard})
-            self._begin_again()
             self._sign_identities(self._signer)
+            self._store_seen = -1
+            self._read_again()
+            self._begin_again()
             self._publisher = self._new_publisher()
             self._wanted = None
             if self._bus.is_connected:
@@ -327,8 +325,22 @@ class Driver:
         elif not is_held:
             self._signer = None
 
+    def _read_again(self) -> None:
+        """Take over what other processes wrote: added devices, signed releases, new rollouts."""
+        version = self._store.version_seen()
+        if version == self._store_seen:
+            return
+        ours = {} if self._store_seen == -1 else self._site.records
+        self._store_seen = version
+        self._repository = read_repository(self._store)
+        site = read_site(self._store, self._fleet, self._repository)
+        self._devices = {**site.devices, **self._devices}
+        records = {**site.records, **ours}  # Ours are newer: their clocks are not written yet.
+        self._site = replace(site, devices=self._devices, records=records)
+
     def _drive(self, seconds: float, signer: Signer) -> None:
         now = monotonic()
+        self._read_again()
         before = self._site
         is_driven = self._publisher.is_echoing(now)
         site = replace(before, next_version=self._repository.version + 1, now=datetime.now(UTC))
@@ -366,25 +378,27 @@ class Driver:
         self, before: Site, after: Site, intentions: Iterable[Intention], signer: Signer
     ) -> None:
         """Sign what changed, and make it durable before anybody hears of it."""
-        repository = self._repository
-        entries = planning.entries(after.book)
-        is_old = repository.expires - after.now < timedelta(days=RESIGN_DAYS)
-        if entries != planning.entries(before.book) or is_old:
-            repository = sign_plan(repository, entries, signer, after.now)
-        is_news = repository is not self._repository or after.book != before.book
         asked = tuple(intentions)
         changed = [r for n, r in after.records.items() if _matters(before.records.get(n), r)]
-        if is_news or asked or changed:
+        is_old = self._repository.expires - after.now < timedelta(days=RESIGN_DAYS)
+        is_new_plan = planning.entries(after.book) != planning.entries(before.book) or is_old
+        if is_new_plan or after.book != before.book or asked or changed:
             with self._store.transaction(self.holder):
-                self._store.put("repository", repository.to_dict())
+                # Read within the transaction: another process may just have signed a release.
+                repository = read_repository(self._store)
+                if is_new_plan:
+                    entries = planning.entries(after.book)
+                    repository = sign_plan(repository, entries, signer, after.now)
+                    self._store.put("repository", repository.to_dict())
                 self._store.put("book", after.book)
-                for record in after.records.values() if is_news else changed:
+                for record in after.records.values() if is_new_plan else changed:
                     self._store.save(record)
                 for intention in asked:
                     self._store.forget(intention)
+            self._repository = repository
             for record in changed:
                 logger.info("%s is %s: %s", record.rollout, record.state, record.text or "")
-        self._repository, self._site = repository, after
+        self._site = after
         self._persist(is_forced=False)
 
     def _persist(self, *, is_forced: bool) -> None:
@@ -396,7 +410,7 @@ class Driver:
         try:
             with self._store.transaction(self.holder):
                 for device in self._dirty:
-                    self._store.save_known(device, self._site.devices[device])
+                    self._store.save_known(device, self._devices[device])
                 for record in self._site.records.values():
                     if is_due and not record.is_over:
                         self._store.save(record)
@@ -445,9 +459,11 @@ class Driver:
         return is_finished and heard_for < record.rules.quiet_seconds
 
     def _publish(self, now: float) -> None:
+        identities = self._store.identities()
+        self._versions = {device: version for device, (version, _, _) in identities.items()}
         states = {
             self._topics.device(device, "identity"): envelope
-            for device, (_, _, envelope) in self._store.identities().items()
+            for device, (_, _, envelope) in identities.items()
         }
         newest = sorted(self._statuses, key=_number, reverse=True)[:ROLLOUTS_PUBLISHED_MAX]
         for name in newest:

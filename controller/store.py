@@ -157,6 +157,11 @@ class Store:
             raise
         self._database.execute("COMMIT")
 
+    def version_seen(self) -> int:
+        """Return a number that changes when another process has written."""
+        (version,) = self._database.execute("PRAGMA data_version").fetchone()
+        return int(version)
+
     # Single documents.
 
     def get(self, key: str, kind: type[Document]) -> Document | None:
