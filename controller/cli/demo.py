@@ -54,7 +54,7 @@ def demo(
     try:
         told = set_up(folder, devices=devices, port=port, say=terminal.say, on_frame=stream.show)
         with told as stage:
-            chapters = tell(stage, say=terminal.say, show=screen.show)
+            chapters = tell(stage, say=screen.say, show=screen.show)
             screen.finish()
             is_as_told = all(chapter.is_as_told for chapter in chapters)
             _sum_up(terminal, chapters, seconds=monotonic() - begun)
@@ -93,6 +93,11 @@ class _Screen:
             self._watcher = Watcher(self._terminal, rollout, self._live)
         self._watcher.show(fleet)
         self._remember(fleet, rollout)
+
+    def say(self, text: str) -> None:
+        """Leave the picture as it is, and say what comes next below it."""
+        self.finish()
+        self._terminal.say(text)
 
     def finish(self) -> None:
         if self._live is not None:

@@ -4,6 +4,7 @@ No clock, no terminal, no store: the same picture is shown live, exported for th
 compared in tests.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
@@ -159,25 +160,28 @@ def _verdict(wave: WaveStatus) -> Text:
 
 
 def _wave_text(wave: WaveStatus) -> str:
+    if wave.text is None and wave.verdict is None and not any(wave.devices.values()):
+        return "not begun"
     return wave.text or counts_words(wave.devices)
 
 
 def _devices(devices: Sequence[DeviceInRollout], *, rows_max: int) -> RenderableType:
-    table = Table.grid(padding=(0, 2))
-    for _ in range(3):
-        table.add_column(no_wrap=True)
-    table.add_column(overflow="ellipsis", no_wrap=True)
     ordered = sorted(devices, key=_interest)
-    for device in ordered[:rows_max]:
-        for camera in device.cameras:
-            table.add_row(*_camera_row(device, camera))
-    hidden = ordered[rows_max:]
-    if hidden:
-        counts: dict[str, int] = {}
-        for device in hidden:
-            counts[device.state] = counts.get(device.state, 0) + 1
-        return Group(table, Text(f"and {len(hidden)} more: {counts_words(counts)}", "bright_black"))
-    return table
+    rows = [
+        _camera_row(device, camera) for device in ordered[:rows_max] for camera in device.cameras
+    ]
+    table = Table.grid(padding=(0, 2))
+    for column in range(3):  # Names and states in full: only the words at the end may be cut.
+        width = max((row[column].cell_len for row in rows), default=0)
+        table.add_column(no_wrap=True, min_width=width)
+    table.add_column(overflow="ellipsis", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    hidden = Counter(device.state for device in ordered[rows_max:])
+    if not hidden:
+        return table
+    more = f"and {hidden.total()} more: {counts_words(hidden)}"
+    return Group(table, Text(more, "bright_black"))
 
 
 def _interest(device: DeviceInRollout) -> tuple[bool, int, str]:

@@ -70,7 +70,9 @@ class Terminal:
     def say(self, text: str = "", *, style: str = "") -> None:
         """Print a sentence for people."""
         where = self.results if self.format == "table" else self.notes
-        where.print(text, style=style, markup=False, highlight=False, soft_wrap=not style)
+        where.print(
+            text, style=style, markup=False, highlight=False, soft_wrap=not where.is_terminal
+        )
 
     def error(self, text: str) -> None:
         """Print what went wrong."""
