@@ -251,8 +251,9 @@ def test_clocks_stand_still_while_nothing_is_driven() -> None:
 
 def test_treated_stays_treated_and_a_retry_starts_the_clocks_again() -> None:
     failed = looked(START, seen("a", CameraSeen("rolled_back", None, "release")))
-    again = retried(failed.course, 2)
-    waiting = looked(again, seen("a"))
+    late = looked(failed.course, seen("a", CameraSeen("fetching")), seconds=1)
+    again = retried(looked(late.course, seen("a", CameraSeen("fetching")), seconds=2000).course, 2)
+    waiting = looked(again, seen("a", CameraSeen("fetching"), heard=2))
 
     assert failed.course.treated == waiting.course.treated == {"a"}
     assert waiting.verdict.kind is VerdictKind.UNDECIDED
