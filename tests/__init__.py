@@ -1,0 +1,1 @@
+"""Tests are claims; what several of them make is in ``making.py``."""
