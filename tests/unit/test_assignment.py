@@ -108,6 +108,7 @@ def test_keep_covers_only_what_its_own_rollout_put_there() -> None:
 
     assert wanted((kept,), LISTED, camera(slot("b@1", 2))) == Keep(Reason.SETTLED)
     assert wanted((kept,), LISTED, by_another) == RestorePrevious(slot("a@1", 1))
+    assert wanted((kept, A), LISTED, camera(slot("b@1", 9))) == Run(A)
 
 
 def test_what_runs_already_is_committed_at_once_but_not_while_broken() -> None:
