@@ -23,6 +23,7 @@ from controller.export.convert import (
     memory_bytes,
     network_name,
     normalise_zip,
+    output_shapes,
 )
 from controller.export.facts import Facts
 from controller.export.lower import lower
@@ -150,7 +151,7 @@ def _facts(chain: _Chain, model: torch.nn.Module, network: Path, batches: Batche
         task=model.task,
         network_name=named,
         input=Input(width=request.imgsz, height=request.imgsz, color="RGB"),
-        outputs=_outputs(model.task, network),
+        outputs=_outputs(model.task, network, chain.package / FILE_NAMES["dnn_params"]),
         threshold_permille=request.threshold_permille,
         memory_bytes=memory_bytes(chain.package / FILE_NAMES["memory_report"]),
         provenance={
@@ -163,19 +164,18 @@ def _facts(chain: _Chain, model: torch.nn.Module, network: Path, batches: Batche
     )
 
 
-def _outputs(task: str, network: Path) -> tuple[Output, ...]:
+def _outputs(task: str, network: Path, dnn_params: Path) -> tuple[Output, ...]:
     """Return the outputs as the sensor gives them: one frame at a time, in the network's order."""
     names = ("boxes", "scores", "labels", "n_valid") if task == "detect" else ("scores",)
     graph = onnx.load(network, load_external_data=False).graph
-    found = [_output(name, one) for name, one in zip(names, graph.output, strict=True)]
-    return tuple(found)
+    return tuple(
+        Output(name=name, shape=(1, *shape), dtype=_dtype(value))
+        for name, shape, value in zip(names, output_shapes(dnn_params), graph.output, strict=True)
+    )
 
 
-def _output(name: str, value: onnx.ValueInfoProto) -> Output:
-    tensor = value.type.tensor_type
-    sides = [side.dim_value for side in tensor.shape.dim]
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
-    return Output(name=name, shape=(1, *sides[1:]), dtype=dtype)
+def _dtype(value: onnx.ValueInfoProto) -> str:
+    return str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name)
 
 
 def _name(chain: _Chain, batches: Batches) -> str:

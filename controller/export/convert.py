@@ -103,6 +103,18 @@ def network_name(dnn_params: Path) -> str:
     return names[0]
 
 
+def output_shapes(dnn_params: Path) -> tuple[tuple[int, ...], ...]:
+    """Return the shape of each output tensor without the batch, in the network's order.
+
+    The graph leaves the sides behind its NMS open; the converter knows them.
+    """
+    tensors = ET.parse(dnn_params).getroot().iter("outputTensor")  # noqa: S314 - our converter's.
+    ordered = sorted(tensors, key=lambda tensor: int(tensor.get("ordinal", "0")))
+    return tuple(
+        tuple(int(side.get("size", "0")) for side in tensor.iter("dimension")) for tensor in ordered
+    )
+
+
 class _Usage(msgspec.Struct):
     usage: str = msgspec.field(name="Memory Usage")
 
