@@ -3,8 +3,7 @@
 #   make demo   [ARGS="--once --devices 5"]   the main job, shown on this machine
 #   make test   [ARGS="-k trust"]             the tests; those that need torch are left out
 #   make check                                lint, format, types, import direction
-#   make test-export                          trains, exports and rolls out a real model (torch, Java 17)
-#   make bench  [ARGS="-o json"]              numbers, not a test
+#   make export                               installs what `fleetctl model build` needs (torch; Java 17)
 #   make clean                                take .venv and the caches away
 
 PYTHON ?= python3
@@ -14,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # By exact version, and before everything else: see docs/export.md.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: help demo test check test-export bench clean
+.PHONY: help demo test check export clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -32,11 +31,7 @@ check: .venv/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-test-export: .venv/.export
-	@$(BIN)/python -m pytest -m export $(ARGS)
-
-bench: .venv/.dev
-	@$(BIN)/python -m benchmarks $(ARGS)
+export: .venv/.export
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -135,7 +135,7 @@ class Preparation:
         if not self._is_asking:
             return ()
         events = self._applied(blocks.ticked(self._fetching, now), now)
-        late = bool(self._is_asking and blocks.overdue(self._fetching, now))
+        late = bool(blocks.overdue(self._fetching, now))
         return (*events, *self._noticed(WaitingFor.BLOCKS if late else None))
 
     def cancel(self) -> None:

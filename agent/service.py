@@ -659,7 +659,7 @@ def _cut(error: ErrorText | None) -> ErrorText | None:
 
 
 def _essence(document: Reported) -> tuple[object, ...]:
-    """Return what makes a report news: not its time, and not counters that always grow."""
+    """Return what makes a report news: not its time, nor progress and counters that always grow."""
     cameras = tuple(
         (
             number,
@@ -673,15 +673,11 @@ def _essence(document: Reported) -> tuple[object, ...]:
             None
             if camera.deployment is None
             else msgspec.structs.replace(
-                camera.deployment, progress=_tenth(camera.deployment.progress)
+                camera.deployment,
+                progress=None,  # It goes out every few seconds by itself.
             ),
         )
         for number, camera in document.cameras.items()
     )
     plan = (document.plan_version, document.plan_sha256, document.identity_version)
     return (plan, document.clock, document.refused, document.settings, document.overrides, cameras)
-
-
-def _tenth(progress: object) -> None:
-    """Leave progress out: it goes out every few seconds by itself."""
-    del progress

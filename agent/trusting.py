@@ -119,7 +119,9 @@ class Trust:
                     raise UntrustedError("trust journal: it is not there", code="journal")
                 return None
             bundle = open_journal(data, fleet=self._card.fleet, card_root=self._root)
-            _check_floor(bundle, floor)
+            if bundle.root_version <= floor.root_version:
+                _check_floor(bundle, floor)
+            # else: a rotation was accepted, and the power failed before its floor was written.
         except FleetError as error:
             logger.error("the trust journal is not believed: %s", error)  # noqa: TRY400
             self.refused_trust = ErrorText("journal", str(error))
