@@ -1,7 +1,7 @@
 # Needs python3 (3.11 or newer) with its venv module, and make; everything else comes into .venv.
 #
 #   make demo   [ARGS="--once --devices 5"]   the main job, shown on this machine
-#   make test   [ARGS="-k trust"]             the tests; those that need torch are left out
+#   make test   [ARGS="-k trust"]             the tests
 #   make check                                lint, format, types, import direction
 #   make export                               installs what `fleetctl model build` needs (torch; Java 17)
 #   make clean                                take .venv and the caches away
@@ -22,7 +22,7 @@ demo: .venv/.demo
 	@$(BIN)/fleetctl demo $(ARGS)
 
 test: .venv/.dev
-	@$(BIN)/python -m pytest -m "not export" $(ARGS)
+	@$(BIN)/python -m pytest $(ARGS)
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .
