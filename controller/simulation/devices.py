@@ -254,6 +254,7 @@ class Devices:
         """Return what the look at a release's files says."""
         sensor.memory.verified.add(slot.manifest_sha256)
         if self.history.truth[slot.release] is Truth.REJECTED:
+            self.oracles.watch_rejection(sensor, slot)
             return cam.Rejected(slot.manifest_sha256, Cause.RELEASE, "input_size", "too large")
         return cam.Verified(slot.manifest_sha256)
 

@@ -14,6 +14,7 @@ from controller.simulation.state import START_COST, Device, History, Memory, Sen
 from shared.assignment import SHARE_ALL, Action, Entry, Slot, Try, covers, is_owner
 
 STARTS_PER_TRY_MAX = 3
+REJECTIONS_MAX = 4
 
 
 class Oracles:
@@ -116,6 +117,12 @@ class Oracles:
             self.history.violations.add("harm: a new release takes the starts of the way back")
         if slot.manifest_sha256 not in sensor.memory.verified:
             self.history.violations.add("harm: activates what was not verified")
+
+    def watch_rejection(self, sensor: Sensor, slot: Slot) -> None:
+        """Judge whether a camera looks at the same bad files over and over; power cuts may repeat."""
+        sensor.memory.rejections[slot.owners] += 1
+        if sensor.memory.rejections[slot.owners] > REJECTIONS_MAX:
+            self.history.violations.add("stands: a release is rejected over and over")
 
     def watch_revert(self, device: Device, sensor: Sensor, slot: Slot) -> None:
         """Judge the way back that an abort takes."""

@@ -1,6 +1,6 @@
 """The state of one history: the fleet, the controller's knowledge, and the hidden truth."""
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import Enum
 from random import Random
@@ -56,6 +56,7 @@ class Memory:
     shaky: set[str] = field(default_factory=set[str])  # Failed here since its last gate.
     namers: frozenset[str] = frozenset()
     failed_at: dict[str, int] = field(default_factory=dict[str, int])
+    rejections: Counter[frozenset[Try]] = field(default_factory=Counter[frozenset[Try]])
     verified: set[str] = field(default_factory=set[str])
     set_by: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
 

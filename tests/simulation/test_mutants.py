@@ -65,6 +65,27 @@ KILLED = [
         "stands: an entry leaves the plan too early",
     ),
     ("a retry keeps its attempt", 1, "stands: a retry names nothing anew"),
+    ("what is rejected is tried again", 5, "stands: a release is rejected over and over"),
+    (
+        "starts are not bounded in one boot",
+        37,
+        "harm: a new release takes the starts of the way back",
+    ),
+    (
+        "a release that failed here and recovered commits at once",
+        20,
+        "harm: calls healthy what failed its gate here",
+    ),
+    (
+        "the previous slot may hold what failed its gate here since",
+        23,
+        "harm: goes back to what failed its gate here",
+    ),
+    (
+        "the previous slot may hold what failed its gate here since",
+        23,
+        "harm: ends on what failed its gate here",
+    ),
 ]
 
 
