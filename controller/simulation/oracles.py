@@ -119,7 +119,7 @@ class Oracles:
             self.history.violations.add("harm: activates what was not verified")
 
     def watch_rejection(self, sensor: Sensor, slot: Slot) -> None:
-        """Judge whether a camera looks at the same bad files over and over; power cuts may repeat."""
+        """Judge whether the same bad files are looked at over and over; power cuts may repeat."""
         sensor.memory.rejections[slot.owners] += 1
         if sensor.memory.rejections[slot.owners] > REJECTIONS_MAX:
             self.history.violations.add("stands: a release is rejected over and over")
