@@ -11,7 +11,9 @@ site's power cut the broker still holds ``online`` for devices that are dead.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from shared.messages import CameraReported, Reported
+from shared.errors import MalformedError
+from shared.limits import REPORTED_BYTES
+from shared.messages import CameraReported, Reported, decode, parse_time
 
 INSTALLS_MAX = 8  # Remembered per device; a card that is replaced more often is a test bench.
 
@@ -45,6 +47,27 @@ class Known:
     def camera(self, number: int) -> CameraReported | None:
         """Return what the device last said of one of its cameras."""
         return None if self.report is None else self.report.cameras.get(str(number))
+
+
+def fold(known: Known, what: str, payload: bytes, *, is_retained: bool) -> Known:
+    """Return what is known after a message on one of a device's topics.
+
+    Raises:
+        RefusedError: It is not what its topic says.
+    """
+    if what == "status":
+        return fold_status(known, payload, is_retained=is_retained)
+    if what == "reported":
+        return fold_reported(known, _read_report(payload), is_retained=is_retained)
+    return known
+
+
+def _read_report(payload: bytes) -> Reported:
+    report = decode(payload, Reported, bytes_max=REPORTED_BYTES)
+    parse_time(report.at)
+    if strange := [number for number in report.cameras if not number.isdecimal()]:
+        raise MalformedError(f"expected cameras by number, got {strange[0][:40]!r}")
+    return report
 
 
 def fold_status(known: Known, text: bytes, *, is_retained: bool) -> Known:

@@ -18,7 +18,7 @@ import msgspec
 from securesystemslib.signer import Signer
 
 from controller import planning
-from controller.devices import Known, disconnected, fold_reported, fold_status
+from controller.devices import Known, disconnected, fold
 from controller.inventory import Fleet, identity_of
 from controller.picture import after_the_book, record_status, rollout_message, rollout_status
 from controller.publisher import Publisher, carry_out
@@ -46,7 +46,6 @@ from shared.errors import (
 from shared.identity import Identity, camera_of
 from shared.inbox import Connected, ConnectionFailed, Disconnected, Received, SubscriptionRefused
 from shared.limits import HEARTBEAT_SECONDS, REPORTED_BYTES, STATUS_BYTES
-from shared.messages import Reported, decode
 from shared.release import Manifest
 from shared.topics import DeviceTopic, Topics
 from shared.trust import open_bundle
@@ -55,6 +54,7 @@ ALERTS_MAX = 20
 ROLLOUTS_PUBLISHED_MAX = 16  # `rollout/*` topics that are kept at the broker.
 RESIGN_DAYS = 45  # Half of the 90 days that the controller's signature lasts.
 EVENTS_PER_TICK = 4_096
+UNDECLARED_MAX = 1_000  # Names that anybody with access could make up.
 
 logger = logging.getLogger(__name__)
 OnChange = Callable[[FleetStatus], None]
@@ -262,25 +262,26 @@ class Driver:
             topic = self._topics.parse(event.topic)
         except RefusedError:
             return
-        if isinstance(topic, DeviceTopic) and event.payload:
-            known = self._devices.get(topic.device, Known(topic.device))
-            after = self._folded(known, topic.rest, event)
-            if after != known:
-                self._devices[topic.device] = after
-                self._dirty.add(topic.device)
-                self._help(after)
+        if isinstance(topic, DeviceTopic) and event.payload and self._has_room(topic.device):
+            self._heard(topic, event)
 
-    def _folded(self, known: Known, what: str, event: Received) -> Known:
-        if what == "status":
-            return fold_status(known, event.payload, is_retained=event.is_retained)
-        if what != "reported":
-            return known
+    def _has_room(self, device: str) -> bool:
+        """Say whether to listen to a device: of those that nobody declared, only to so many."""
+        if device in self._devices or device in self._fleet.devices:
+            return True
+        return len(self._devices) < len(self._fleet.devices) + UNDECLARED_MAX
+
+    def _heard(self, topic: DeviceTopic, event: Received) -> None:
+        known = self._devices.get(topic.device, Known(topic.device))
         try:
-            report = decode(event.payload, Reported, bytes_max=REPORTED_BYTES)
+            after = fold(known, topic.rest, event.payload, is_retained=event.is_retained)
         except RefusedError as error:
-            self._alert(f"{known.device}: malformed report: {error.text}")
-            return known
-        return fold_reported(known, report, is_retained=event.is_retained)
+            self._alert(f"{topic.device}: malformed {topic.rest}: {error.text}")
+            return
+        if after != known:
+            self._devices[topic.device] = after
+            self._dirty.add(topic.device)
+            self._help(after)
 
     def _help(self, known: Known) -> None:
         """Send a device what it says it lacks."""

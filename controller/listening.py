@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from controller.devices import Known, fold_reported, fold_status
+from controller.devices import Known, fold
 from shared.bus import Bus, BusEvent, Inbox
 from shared.errors import BrokerUnreachableError, RefusedError
 from shared.inbox import Connected, ConnectionFailed, Received
 from shared.limits import REPORTED_BYTES, STATUS_BYTES
-from shared.messages import Reported, decode
 from shared.topics import DeviceTopic, Topics
 
 if TYPE_CHECKING:
@@ -72,15 +71,8 @@ def _hear(inbox: Inbox[BusEvent], topics: Topics, devices: dict[str, Known]) -> 
             topic = topics.parse(event.topic)
             if isinstance(topic, DeviceTopic):
                 known = devices.get(topic.device, Known(topic.device))
-                devices[topic.device] = _folded(known, topic.rest, event)
+                devices[topic.device] = fold(
+                    known, topic.rest, event.payload, is_retained=event.is_retained
+                )
         except RefusedError:
             continue
-
-
-def _folded(known: Known, what: str, event: Received) -> Known:
-    if what == "status":
-        return fold_status(known, event.payload, is_retained=event.is_retained)
-    if what != "reported":
-        return known
-    report = decode(event.payload, Reported, bytes_max=REPORTED_BYTES)
-    return fold_reported(known, report, is_retained=event.is_retained)

@@ -7,7 +7,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +17,14 @@ from controller.planning import Book
 from controller.service import Controller, Timing
 from controller.status import RolloutStatus
 from shared.bus import Timing as BusTiming
-from shared.errors import AnotherControllerError, OperatorError, UnsignedError
+from shared.errors import (
+    AnotherControllerError,
+    BrokerUnreachableError,
+    OperatorError,
+    UnsignedError,
+)
 from shared.subscriptions import Schedule
-from tests.integration.conftest import BrokerHouse
+from tests.integration.conftest import BrokerHouse, MakeClient
 from tests.puppet import Faults, Puppet, make_release
 
 QUICK = Timing(
@@ -374,3 +379,72 @@ def test_devices_are_shown_as_declared_added_seen_or_unknown(bed: Bed) -> None:
     assert states == {
         "cam-1": "online", "cam-2": "never seen", "cam-3": "not added", "cam-4": "not added",
     }  # fmt: skip
+
+
+@on_nats
+def test_without_a_broker_it_says_so_and_past_its_time_it_stops(bed: Bed) -> None:
+    bed.controller.add_device("cam-1")
+    name = bed.controller.start_rollout(bed.release(1), selector="*", strategy="canary")
+    nobody = Controller.open(
+        bed.project,
+        home=bed.home,
+        timing=replace(QUICK, connect_seconds=0.5),
+        broker_url="mqtt://127.0.0.1:9",
+    )
+
+    with pytest.raises(BrokerUnreachableError):
+        nobody.drive(name)
+    nobody.close()
+    with pytest.raises(TimeoutError):
+        bed.controller.drive(name, until=lambda _: False, timeout_seconds=0.5)
+    assert bed.controller.driver().holder is None
+
+
+@on_nats
+def test_malformed_messages_of_devices_do_not_stop_a_rollout(
+    bed: Bed, make_client: MakeClient
+) -> None:
+    client = make_client(bed.broker.url)
+    client.connected()
+    for rest in ("reported", "status", "camera/0/counts", "nonsense"):
+        for device in ("cam-4", "stranger"):
+            topic = f"fleet/v1/testbed/device/{device}/{rest}"
+            client.bus.publish(topic, b'{"v":1,"at":[]}', 1, True)  # noqa: FBT003 - MQTT
+    bed.join("cam-1", "cam-2", "cam-3")
+
+    status = bed.roll_out(1)
+
+    assert (status.state, status.is_healthy) == ("completed", True)
+    assert "undeclared" in {one.state for one in bed.controller.list_devices()}
+
+
+@on_nats
+def test_keys_with_a_passphrase_ask_for_it(tmp_path: Path, broker: RunningBroker) -> None:
+    (tmp_path / "fleet.yaml").write_text(FLEET_YAML)
+    home = tmp_path / "home"
+    Controller.init_fleet(tmp_path, passphrase="secret", home=home).close()
+    asked: list[str] = []
+
+    def passphrase(role: str) -> str:
+        asked.append(role)
+        return "secret"
+
+    controller = Controller.open(
+        tmp_path, home=home, passphrase=passphrase, timing=QUICK, broker_url=broker.url
+    )
+    manifest, files = make_release("shapes", 1)
+    controller.import_release(manifest, files)
+
+    with pytest.raises(UnsignedError):
+        controller.sign_release("shapes@1", "wrong")
+    with pytest.raises(UnsignedError, match="not signed"):
+        controller.verify_release("shapes@1")
+    controller.sign_release("shapes@1", "secret")
+    controller.add_device("cam-1")
+
+    assert controller.verify_release("shapes@1").is_signed
+    assert asked == ["controller"]
+    assert not controller.is_demo
+    with pytest.raises(OperatorError, match="never overwritten"):
+        Controller.init_fleet(tmp_path, passphrase="other", home=home)
+    controller.close()

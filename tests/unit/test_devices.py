@@ -1,7 +1,11 @@
 """What is known of a device: order, new cards, and who is really online."""
 
-from controller.devices import Known, disconnected, fold_reported, fold_status, notes_of
-from shared.messages import ErrorText, Refused, Reported
+import msgspec
+import pytest
+
+from controller.devices import Known, disconnected, fold, fold_reported, fold_status, notes_of
+from shared.errors import RefusedError
+from shared.messages import CameraReported, ErrorText, Refused, Reported
 
 
 def report(run: str = "card-1", seq: int = 0, **changes: object) -> Reported:
@@ -60,3 +64,30 @@ def test_notes_say_what_an_operator_should_know() -> None:
         "its clock is not synchronised",
         "refused the plan: expired: the timestamp expired",
     )
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"{",
+        b"\xff",
+        b"[]",
+        b'{"v":1,"at":5}',
+        b"[" * 16_000,
+        b" " * 16_385,
+        msgspec.json.encode(report(at="yesterday")),
+        msgspec.json.encode(report(cameras={"x": CameraReported(kind="auto", state="off")})),
+        msgspec.json.encode(report()).replace(b'"seq":0', b'"seq":"0"'),
+    ],
+)
+def test_a_report_that_is_none_is_refused(payload: bytes) -> None:
+    with pytest.raises(RefusedError):
+        fold(Known("a"), "reported", payload, is_retained=False)
+
+
+def test_a_status_that_is_none_means_offline_and_other_topics_mean_nothing() -> None:
+    known = fold(Known("a"), "status", b"online", is_retained=False)
+
+    assert known.is_online
+    assert not fold(known, "status", b"\xff\x00", is_retained=False).is_online
+    assert fold(known, "health", b"{", is_retained=False) == known
