@@ -349,7 +349,7 @@ def _bad(stage: Stage, release: str, *, before: str, say: Say, show: Show) -> tu
         seen.seconds,
     )
     spared = Chapter(
-        f"the other {len(others)} devices",
+        f"the rest ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''})",  # noqa: PLR2004
         f"never ran {release}",
         f"{', '.join(touched)} ran it" if touched else f"never ran {release}",
         not touched,

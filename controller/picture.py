@@ -182,7 +182,9 @@ def _waves(
     record: Record, rollout: Rollout, devices: Sequence[DeviceInRollout], judged: Judged
 ) -> Iterator[WaveStatus]:
     verdicts = list(record.course.verdicts)
-    if len(verdicts) <= rollout.wave:
+    # What was just judged may be the wave before: it is no word on the one that it opened.
+    is_of_this_wave = not verdicts or verdicts[-1] != judged.verdict
+    if len(verdicts) <= rollout.wave and is_of_this_wave:
         verdicts.append(judged.verdict)
     words = [*(state.value for state in DeviceState), "reverted", "superseded", "denied"]
     for index, (pins, permille) in enumerate(record.waves):

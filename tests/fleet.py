@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from controller.keys import Keys
 from controller.repository import (
     Repository,
     add_release,
@@ -38,6 +38,9 @@ from shared.subscriptions import Schedule
 from shared.topics import Topics
 from tests.making import new_keys
 from tests.tinygraph import LABELS, manifest_of, tiny
+
+if TYPE_CHECKING:
+    from controller.keys import Keys
 
 FLEET = "site-a"
 PATIENCE_SECONDS = 30.0

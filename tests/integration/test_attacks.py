@@ -1,4 +1,4 @@
-"""What a thief, a broken disk or a broken broker may send to an agent: it keeps running and says so.
+"""What a thief or a broken broker may send to an agent: it keeps running and says so.
 
 One agent with a proven release takes all messages of a test; what it runs must not change.
 """
@@ -72,8 +72,8 @@ def test_bundles_that_nobody_honest_sent_are_refused_and_the_model_stays(proven:
     files: dict[str, str] = json.loads(honest)["files"]
     trust = fleet.topics.trust
 
-    for name in files:  # Bytes changed in each metadata file.
-        changed = files[name].replace("2", "3", 1)
+    for name, text in files.items():  # Bytes changed in each metadata file.
+        changed = text.replace("2", "3", 1)
         fleet.put(trust, bundle_of({**files, name: changed}, FLEET))
         report = fleet.wait(DEVICE, lambda report: refused(report, "trust") is not None)
         assert camera_of(report)["release"] == "tiny@1", name
