@@ -167,6 +167,7 @@ class Driver:
         self._was_connected = self._was_published = False
         self._looked_at = self._persisted_at = monotonic()
         self._connected_at = 0.0
+        self._look_seconds = 0.0  # What the last look cost: a large fleet is looked at less often.
 
     def run(
         self, *, until: Until, on_change: OnChange | None, timeout_seconds: float | None
@@ -225,7 +226,7 @@ class Driver:
 
     def _hear(self) -> None:
         """Take events for one tick."""
-        end = monotonic() + self._timing.tick_seconds
+        end = monotonic() + max(self._timing.tick_seconds, self._look_seconds)
         for _ in range(EVENTS_PER_TICK):
             event = self._inbox.get(timeout=max(end - monotonic(), 0.0))
             if event is None:
@@ -308,6 +309,7 @@ class Driver:
                 self._drive(seconds, self._signer)
         except LeaseLostError:
             self._signer = None
+        self._look_seconds = monotonic() - now
         return self._status()
 
     def _take_or_leave_the_wheel(self) -> None:
