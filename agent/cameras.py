@@ -12,6 +12,7 @@ were damaged on disk is repaired from the broker before it starts.
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -120,6 +121,7 @@ class CameraShell:
         self._waiting: deque[Event] = deque()
         self._is_feeding = False
         self._again_at: float | None = None
+        self._start_again: tuple[Slot, bool, float] | None = None
         self.unsupported: frozenset[str] = frozenset()
         self._since = ("", device.time_text())
 
@@ -207,6 +209,9 @@ class CameraShell:
             self._again_at = None
             if self._waiting:
                 self.feed(self._waiting.popleft(), now)
+        if self._start_again is not None and now >= self._start_again[2]:
+            slot, is_recovery, _ = self._start_again
+            self._start(slot, now, is_recovery=is_recovery)
         for preparation in self._preparations():
             self._answer(preparation, preparation.ticked(now), now)
         self._tick_repair(now)
@@ -235,6 +240,7 @@ class CameraShell:
     def stop(self) -> None:
         """Stop the child."""
         running, self.running = self.running, None
+        self._start_again = None
         if self._repair is not None:
             self._repair[0].cancel()
             self._repair = None
@@ -322,7 +328,8 @@ class CameraShell:
         elif isinstance(event, Failed) and not after.is_running:
             self.watch = watch.start_failed(kept, now)
         if self.watch != kept:
-            self._persist(after)
+            with suppress(StorageError):  # It only makes the next run less patient.
+                self._persist(after)
 
     def _carry_out(  # noqa: C901 - one line an effect
         self, effect: deployment.Effect, now: float
@@ -392,8 +399,10 @@ class CameraShell:
             return
         try:
             self._start_child(slot, now, is_recovery=is_recovery)
-        except StorageError:
-            raise
+        except StorageError as error:
+            # A start that is not counted on disk is not made.
+            logger.warning("camera %d: %s; started later", self.number, error)
+            self._start_again = (slot, is_recovery, now + PERSIST_AGAIN_SECONDS)
         except FleetError as error:
             logger.warning("camera %d: %s: %s", self.number, slot.release, error)
             self._begin_repair(slot, now)
@@ -600,11 +609,17 @@ def _kept(file: JournalFile, number: int) -> tuple[Journal, Watch]:
     """Return what the last run wrote of this camera."""
     raw = file.saved.cameras.get(str(number))
     watched = file.saved.watches.get(str(number))
-    journal = Journal()
-    if raw is not None:
-        document = msgspec.json.decode(raw, type=outcomes.JournalDocument)
-        journal = outcomes.from_document(document)
-    return journal, Watch() if watched is None else msgspec.json.decode(watched, type=Watch)
+    try:
+        journal = Journal()
+        if raw is not None:
+            document = msgspec.json.decode(raw, type=outcomes.JournalDocument)
+            journal = outcomes.from_document(document)
+        watching = Watch() if watched is None else msgspec.json.decode(watched, type=Watch)
+    except msgspec.DecodeError:
+        # Whole, as its checksum says, but of another version of this program.
+        logger.exception("camera %d: its journal cannot be read; it starts from the plan", number)
+        return Journal(), Watch()
+    return journal, watching
 
 
 def _is_same_work(before: Journal, after: Journal) -> bool:
