@@ -384,6 +384,30 @@ FAULTS = (
     ),
 )
 UNIT = {
+    "a deployment is filed under the wanted entry alone": (
+        "test_a_failure_ends_every_try_that_named_the_release"
+    ),
+    "superseded devices still count": "test_members_leave_when_a_newer_entry_takes_them_over",
+    "a rollout that is superseded everywhere reverts": (
+        "test_a_rollout_that_is_superseded_everywhere_keeps_and_does_not_revert"
+    ),
+    "a bad end always stops the search": (
+        "test_a_bad_end_with_nothing_running_goes_on_down_the_list"
+    ),
+    "a broken camera commits at once": (
+        "test_what_runs_already_is_committed_at_once_but_not_while_broken"
+    ),
+    "the control experiment has no reboot": (
+        "test_a_dead_bridge_is_rebooted_before_anybody_is_blamed"
+    ),
+    "a spent start budget waits for a reboot that nobody makes": (
+        "test_a_spent_start_budget_reboots_once_a_day_for_a_new_release"
+    ),
+    "an aborted rollout may be retried": "test_an_aborted_rollout_cannot_be_retried",
+    "with nothing earlier there is no reboot before the next release": (
+        "test_a_first_release_that_fails_leaves_the_bridge_fresh_for_the_next"
+    ),
+    "broken never tries again": "test_a_committed_release_is_not_guilty_of_a_dead_camera",
     "unlisted entries count": "test_an_entry_with_another_hash_than_the_signed_one_is_skipped",
     "a bad end stops no search": "test_a_bad_end_keeps_what_runs",
     "a newer plan stops a trial": "test_a_newer_plan_waits_for_the_end_of_a_trial",
