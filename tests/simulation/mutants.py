@@ -384,6 +384,10 @@ FAULTS = (
     ),
 )
 UNIT = {
+    "broken never reboots": "test_a_broken_camera_whose_starts_are_spent_reboots_once_a_day",
+    "a release that others name is theirs, covering or not": (
+        "test_a_rollout_that_does_not_cover_the_camera_owns_nothing_on_it"
+    ),
     "a deployment is filed under the wanted entry alone": (
         "test_a_failure_ends_every_try_that_named_the_release"
     ),

@@ -392,3 +392,21 @@ def test_a_release_that_is_committed_at_once_keeps_its_owners() -> None:
     assert shared.active is not None
     assert shared.active.owners == {("r-1", 1), ("r-3", 1)}
     assert shared.ended == {("r-3", 1): Ended(Phase.COMMITTED), ("r-1", 1): Ended(Phase.COMMITTED)}
+
+
+def test_a_broken_camera_whose_starts_are_spent_reboots_once_a_day() -> None:
+    broken = play(RUNS_A, *TRIAL, Failed(), Failed(), Failed(), Booted(), Failed())
+    spent = Looked((), LISTED, has_starts_left=False)
+
+    assert effects_of(broken, replace(spent, may_reboot=True)) == [Stop, Reboot]
+    assert effects_of(broken, spent) == []
+
+
+def test_a_rollout_that_does_not_cover_the_camera_owns_nothing_on_it() -> None:
+    elsewhere = replace(B, rollout="r-3", selector=parse_selector("role=dock"))
+    look = replace(LOOK, plan=(elsewhere, B))
+
+    committed = play(RUNS_A, look, *READY[1:], look, Started(), Passed())
+
+    assert committed.active is not None
+    assert committed.active.owners == {B_TRY}
