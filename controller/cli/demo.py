@@ -50,7 +50,7 @@ def demo(
     begun = monotonic()
     stream = _Stream(terminal)
     screen = _Screen(terminal)
-    is_as_told = False
+    is_as_told = is_interrupted = False
     try:
         told = set_up(folder, devices=devices, port=port, say=terminal.say, on_frame=stream.show)
         with told as stage:
@@ -64,9 +64,12 @@ def demo(
                 terminal.error(str(stage.failed("the demo did not go as told")))
             elif not once:
                 _stream(terminal, stage, stream)
+    except KeyboardInterrupt:
+        is_interrupted = True  # Nothing went wrong: there is nothing to look into.
+        raise
     finally:
         screen.finish()
-        _put_away(terminal, folder, is_kept=not is_as_told)
+        _put_away(terminal, folder, is_kept=not (is_as_told or is_interrupted))
     return Exit.OK if is_as_told else Exit.ERROR
 
 
