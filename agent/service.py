@@ -33,7 +33,7 @@ from agent.trusting import Trust
 from shared.assignment import Window
 from shared.bus import Bus
 from shared.card import Card
-from shared.errors import MalformedError, RefusedError, StorageError
+from shared.errors import LimitError, MalformedError, RefusedError, StorageError
 from shared.identity import Identity, Settings, camera_of
 from shared.inbox import (
     Acknowledged,
@@ -57,6 +57,7 @@ from shared.limits import (
 from shared.messages import (
     CameraHealth,
     ErrorText,
+    EvidencePair,
     Health,
     Refused,
     Reported,
@@ -78,6 +79,7 @@ CLOCK_SECONDS = 10.0  # How often the kernel is asked whether the clock is synch
 REPORT_SECONDS = 1.0  # `reported` goes out at most this often.
 PROGRESS_SECONDS = 5.0
 EFFECT_SECONDS = 2.0  # An answer that is not acknowledged by then does not hold its effect back.
+ENDED_MAX = 24  # Outcomes a camera in a report that is too long: 4 x 24 x 90 bytes.
 AGENT_VERSION = version("imxfleet")
 
 OwnEvent = FromCamera | CameraExited | Packaged
@@ -522,12 +524,7 @@ class Agent:
         self._shown, self._reported_at, self._progress_at = shown, now, now
         self._heartbeat_at = now + self._options.heartbeat_seconds * random.uniform(0.8, 1.0)  # noqa: S311
         self._seq += 1
-        try:
-            payload = encode(document, bytes_max=REPORTED_BYTES)
-        except RefusedError:
-            logger.exception("the report is too long")
-            return
-        self._bus.state(self._topic("reported"), payload)
+        self._bus.state(self._topic("reported"), _encoded(document))
 
     def _reported(self, now: float) -> Reported:
         bundle, identity = self._trust.bundle, self._trust.identity
@@ -656,6 +653,21 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _cut(error: ErrorText | None) -> ErrorText | None:
     return None if error is None else ErrorText(error.code, error.text[:TEXT_CHARACTERS_MAX])
+
+
+def _encoded(document: Reported) -> bytes:
+    """Return the report; outcomes matter more than evidence where both do not fit."""
+    try:
+        return encode(document, bytes_max=REPORTED_BYTES)
+    except LimitError:
+        logger.warning("the report is too long; it goes out without evidence")
+    cameras = {
+        number: msgspec.structs.replace(
+            camera, evidence=EvidencePair(), ended=camera.ended[-ENDED_MAX:]
+        )
+        for number, camera in document.cameras.items()
+    }
+    return encode(msgspec.structs.replace(document, cameras=cameras), bytes_max=REPORTED_BYTES)
 
 
 def _essence(document: Reported) -> tuple[object, ...]:
