@@ -59,6 +59,7 @@ class Inbox(Protocol):
 
     def __len__(self) -> int:
         """Return how many events wait."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class CameraShell:
     def __init__(self, identity: Camera, kind: Kind, device: Device, telemetry: Telemetry) -> None:
         """Take up the journal where the last run left it; ``boot`` begins."""
         self.identity = identity
-        self.kind = kind
+        self.kind: Kind = kind
         self.telemetry = telemetry
         self.simulation = Simulation()
         self.frame_rate: int | None = None

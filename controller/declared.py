@@ -13,6 +13,7 @@ from controller.document import (
     Fields,
     Key,
     Problems,
+    Reader,
     Section,
     boolean,
     choice,
@@ -126,7 +127,7 @@ def read_cameras(
         number = camera_number(key, problems)
         fields = Fields(value, problems, CAMERA)
         if number is not None:
-            kind = fields.take("camera", camera_kind, settings.kind)
+            kind: CameraKind = fields.take("camera", camera_kind, settings.kind)
             cameras[number] = CameraDeclared(kind, fields.take("labels", labels, {}))
     if not cameras and not problems.found:
         problems.expected(node, "at least one camera")
@@ -135,8 +136,8 @@ def read_cameras(
 
 def camera_kind(node: Node, problems: Problems) -> CameraKind | None:
     """Read what drives a camera."""
-    kinds: tuple[CameraKind, ...] = ("auto", "modlib", "picamera2", "simulated")
-    return choice(*kinds)(node, problems)
+    read: Reader[CameraKind] = choice("auto", "modlib", "picamera2", "simulated")
+    return read(node, problems)
 
 
 def camera_number(node: Node, problems: Problems) -> int | None:

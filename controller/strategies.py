@@ -16,6 +16,7 @@ from controller.document import (
     Fields,
     Key,
     Problems,
+    Reader,
     Section,
     boolean,
     choice,
@@ -212,8 +213,8 @@ _name = matching(r"[a-z0-9][a-z0-9-]{0,63}", "a name of a-z, 0-9 and '-'")
 def _strategy(name: str, node: Node, problems: Problems) -> Strategy:
     fields = Fields(node, problems, STRATEGY)
     waves, pin_nodes, refused = _waves(fields, problems)
-    failures: tuple[Literal["revert", "stop"], ...] = ("revert", "stop")
-    endings: tuple[Literal["pause", "continue"], ...] = ("pause", "continue")
+    on_failure: Reader[Literal["revert", "stop"]] = choice("revert", "stop")
+    on_inconclusive: Reader[Literal["pause", "continue"]] = choice("pause", "continue")
     refused += _check_unsupported(fields, problems)
     probe, progress = _probe(fields, problems)
     return Strategy(
@@ -223,8 +224,8 @@ def _strategy(name: str, node: Node, problems: Problems) -> Strategy:
         min_healthy_permille=fields.take("min_healthy", percentage, 900),
         probe=probe,
         progress_seconds=progress,
-        on_failure=fields.take("on_failure", choice(*failures), "revert"),
-        on_inconclusive=fields.take("on_inconclusive", choice(*endings), "pause"),
+        on_failure=fields.take("on_failure", on_failure, "revert"),
+        on_inconclusive=fields.take("on_inconclusive", on_inconclusive, "pause"),
         refused=tuple(dict.fromkeys(refused)),
         pin_nodes=pin_nodes,
     )

@@ -34,7 +34,7 @@ FILE_NAMES: dict[Role, str] = {
 
 def files_of(folder: Path) -> dict[Role, Path]:
     """Return the files of a package's folder by role; what is not there is left out."""
-    paths = {role: folder / name for role, name in FILE_NAMES.items()}
+    paths: dict[Role, Path] = {role: folder / name for role, name in FILE_NAMES.items()}
     return {role: path for role, path in paths.items() if path.is_file()}
 
 
