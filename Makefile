@@ -10,7 +10,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# By exact version, and before everything else: see docs/export.md.
+# By exact version, and before everything else: a plain range brings another build.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
 .PHONY: help demo test check export clean
