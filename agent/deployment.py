@@ -731,7 +731,10 @@ def _leave_active(journal: Journal, *, is_fresh: bool) -> Step:
     if journal.previous is None or journal.previous.manifest_sha256 in journal.failed:
         stopped = replace(failing, is_running=False)
         broken = _ended(stopped, Cause.UNKNOWN, Phase.BROKEN)
-        return (broken, (Persist(broken), Stop())) if is_fresh else _reboot(broken)
+        is_known = journal.active.owners <= journal.ended_badly  # It had its reboot then.
+        if is_fresh or is_known:
+            return broken, (Persist(broken), Stop())
+        return _reboot(broken)
     return _restore(replace(failing, restoring=journal.previous))
 
 

@@ -38,7 +38,7 @@ KILLED = [
     ("any previous slot may be restored", 0, "harm: goes back to a revoked release"),
     ("a revert is not remembered in the slots", 1, "harm: goes back to an aborted release"),
     ("no previous slot is restored", 1, "harm: ends on an aborted release"),
-    ("unlisted entries count", 16, "harm: activates a revoked release"),
+    ("unlisted entries count", 10, "harm: activates a revoked release"),
     (
         "what runs is left only for a revert, not when it is delisted",
         23,

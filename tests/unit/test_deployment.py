@@ -410,3 +410,12 @@ def test_a_rollout_that_does_not_cover_the_camera_owns_nothing_on_it() -> None:
 
     assert committed.active is not None
     assert committed.active.owners == {B_TRY}
+
+
+def test_what_stalls_again_with_nothing_earlier_does_not_reboot_the_device_for_ever() -> None:
+    runs_b = play(Journal(), *COMMITTED)
+
+    assert effects_of(runs_b, Failed()) == [Persist, Stop, Reboot]
+    again = play(runs_b, Failed(), Booted(), Passed())
+    assert again.is_running
+    assert effects_of(again, Failed()) == [Persist, Stop]
