@@ -40,7 +40,7 @@ TOOLS = (
 )  # fmt: skip
 TASKS: tuple[Task, ...] = ("detect", "classify")  # The others come with the exporter's own issue.
 NAME_CHARACTERS = 12  # Of the hash: two networks of one fleet will not share it.
-CONVERTER_LINES = 60  # About what it prints; only the progress bar depends on it.
+CONVERTER_LINES = 15  # About what it prints; only the progress bar depends on it.
 
 Tell = Callable[[Progress], None]
 

@@ -6,14 +6,13 @@ explains what it can explain. What the libraries print lands in the parent's log
 
 import os
 import signal
-import sys
 import threading
 from typing import IO
 
 import msgspec
 
 from controller.export.facts import Facts
-from controller.export.wire import Built, Failed, Job, Message, Progress
+from controller.export.wire import LINE_BYTES, Built, Failed, Job, Message, Progress
 from shared.errors import ExportError
 
 
@@ -21,7 +20,7 @@ def main() -> int:
     """Read the job, build, and send the outcome; return the exit code."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # From here on, what a library prints is no message.
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
+    job = msgspec.json.decode(_read_line(), type=Job)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         facts = _build(job, out)
@@ -44,9 +43,15 @@ def _send(out: IO[bytes], message: Message) -> None:
     out.flush()
 
 
+def _read_line() -> bytes:
+    with open(0, "rb", buffering=0, closefd=False) as pipe:
+        return pipe.readline(LINE_BYTES)
+
+
 def _end_with_parent() -> None:
     """End the whole process group, the converter's Java too, once the parent's pipe closes."""
-    sys.stdin.buffer.read()
+    while os.read(0, 1):  # Not sys.stdin: its lock would be held when the interpreter ends.
+        pass
     os.killpg(0, signal.SIGKILL)
 
 

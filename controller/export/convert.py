@@ -21,11 +21,21 @@ LINES_KEPT = 8  # Of its output, for the error message.
 LINE_CHARACTERS_MAX = 300
 ZIP_BYTES_MAX = 64 * 1024 * 1024  # Unpacked; far above what a sensor can hold.
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # The earliest that the format knows.
-_DATE_KEY = re.compile(r"date", re.IGNORECASE)
-_BYTES = re.compile(r"([0-9.]+)\s*(B|KB|MB)?")
-_UNITS = {"B": 1, "KB": 1024, "MB": 1024 * 1024}
+_DATE = re.compile(rb'("Date[^"]*"\s*:\s*")[^"]*')
+_BYTES = re.compile(r"([0-9]+) ?B")
+_AROUND = re.compile(r"^[-0-9:,. ]*(?:[A-Z]+ : )?(?:CODE: )?|\[/[^]]*\]$")  # Time, level, source.
 
 Told = Callable[[str], None]
+
+
+class _Memory(msgspec.Struct, frozen=True):
+    usage: str = msgspec.field(name="Memory Usage")
+    available: str = msgspec.field(name="Total Memory Available On Chip")
+    is_fit: bool = msgspec.field(name="Fit In Chip")
+
+
+class _Report(msgspec.Struct, frozen=True):
+    memory: _Memory = msgspec.field(name="Memory Report")
 
 
 def convert(network: Path, target: Path, *, told: Told) -> None:
@@ -44,6 +54,7 @@ def convert(network: Path, target: Path, *, told: Told) -> None:
         *("-i", str(network)),
         *("-o", str(target)),
         *("--no-input-persistency", "--overwrite-output"),
+        *("--report-size-unit", "B"),
     ]
     try:
         with subprocess.Popen(
@@ -64,7 +75,7 @@ def convert(network: Path, target: Path, *, told: Told) -> None:
 def _follow(lines: Iterator[str] | None, told: Told) -> list[str]:
     last: list[str] = []
     for line in lines or ():
-        text = line.strip()[:LINE_CHARACTERS_MAX]
+        text = _AROUND.sub("", line.strip())[:LINE_CHARACTERS_MAX].strip()
         if text:
             told(text)
             last = [*last[-LINES_KEPT + 1 :], text]
@@ -115,28 +126,25 @@ def output_shapes(dnn_params: Path) -> tuple[tuple[int, ...], ...]:
     )
 
 
-class _Usage(msgspec.Struct):
-    usage: str = msgspec.field(name="Memory Usage")
-
-
-class _Report(msgspec.Struct):
-    memory: _Usage = msgspec.field(name="Memory Report")
-
-
 def memory_bytes(report: Path) -> int:
-    """Return how much of the sensor's memory the network takes, as the converter's report says.
+    """Return how much of the sensor's memory the network takes.
 
     Raises:
-        ExportError: The report does not say.
+        ExportError: The report does not say, or says that the network does not fit.
     """
     try:
-        usage = msgspec.json.decode(report.read_bytes(), type=_Report).memory.usage
-    except msgspec.DecodeError as error:
-        raise ExportError(f"expected the converter's memory report, got: {error}") from error
-    match = _BYTES.fullmatch(usage)
+        document = msgspec.json.decode(report.read_bytes(), type=_Report).memory
+    except (OSError, msgspec.DecodeError) as error:
+        raise ExportError(f"the converter wrote no readable memory report: {error}") from error
+    match = _BYTES.fullmatch(document.usage)
     if match is None:
-        raise ExportError(f"expected a memory usage such as 1.19MB in the report, got {usage[:40]}")
-    return round(float(match[1]) * _UNITS[match[2] or "B"])
+        raise ExportError(f"expected bytes in the memory report, got {document.usage[:80]!r}")
+    if not document.is_fit:
+        raise ExportError(
+            f"the network needs {document.usage} of the sensor's {document.available}: "
+            "use a smaller model or a smaller --imgsz"
+        )
+    return int(match[1])
 
 
 def normalise_zip(source: Path, target: Path) -> None:
@@ -154,4 +162,5 @@ def normalise_zip(source: Path, target: Path) -> None:
 
 
 def _without_dates(content: bytes) -> bytes:
-    return content
+    """Return a JSON document whose dates are empty, in its own layout."""
+    return _DATE.sub(rb"\1", content)
