@@ -1,0 +1,61 @@
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from tuf.api.metadata import Snapshot, Timestamp
+
+from agent.journal import JournalFile
+from agent.trusting import Trust
+from shared.card import Broker, Card
+from tests.making import FLEET, Site, bundle_of, forged
+
+FAST_FORWARD = 10**9
+NOW = datetime.now(UTC)
+
+
+def far(signed: Timestamp | Snapshot) -> None:
+    signed.version = FAST_FORWARD
+
+
+def opened(site: Site, state: Path) -> Trust:
+    card = Card(
+        fleet=FLEET,
+        device="gate-01",
+        broker=Broker(url="mqtt://127.0.0.1:1883"),
+        root=site.card_root.decode(),
+    )
+    return Trust(card, state, JournalFile(state))
+
+
+def test_a_rotation_that_a_power_cut_caught_before_its_floor_locks_nobody_out(
+    tmp_path: Path,
+) -> None:
+    site = Site.make(now=NOW - timedelta(hours=1))
+    old = opened(site, tmp_path)
+    stolen = forged(site.files, site.keys, timestamp=far, snapshot=far)
+    assert old.accept(bundle_of(stolen), NOW)
+    floor = (tmp_path / "journal.json").read_bytes()
+    rotated = site.rotate()
+    assert old.accept(rotated, NOW)
+    (tmp_path / "journal.json").write_bytes(floor)  # The cut came between the two writes.
+
+    again = opened(site, tmp_path)
+
+    assert again.bundle is not None
+    assert again.bundle.data == rotated
+    assert again.accept(site.plan(), NOW)
+
+
+def test_a_trust_journal_older_than_its_floor_is_not_believed(tmp_path: Path) -> None:
+    site = Site.make(now=NOW - timedelta(hours=1))
+    first, second = site.plan(), site.plan()
+    trust = opened(site, tmp_path)
+    assert trust.accept(first, NOW)
+    assert trust.accept(second, NOW)
+    (tmp_path / "trust.json").write_bytes(first)
+
+    again = opened(site, tmp_path)
+
+    assert again.bundle is None
+    assert again.refused_trust is not None
+    assert not again.accept(first, NOW)
+    assert again.accept(second, NOW)
