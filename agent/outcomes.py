@@ -11,7 +11,7 @@ import msgspec
 
 from agent.deployment import ON_TRIAL, PREPARING, Cause, Ended, Journal, Latest, Phase, view
 from shared import messages
-from shared.assignment import Camera, Entry, Keep, Reason, Slot, Try, Wait, wanted
+from shared.assignment import Camera, Entry, Keep, Slot, Try, Wait, wanted
 
 _OUTCOMES = frozenset({Phase.COMMITTED, Phase.ROLLED_BACK, Phase.REJECTED, Phase.BROKEN})
 
@@ -168,14 +168,6 @@ def is_settled(
         return False
     want = wanted(plan, listed, view(journal, identity))
     return isinstance(want, Wait) or (isinstance(want, Keep) and journal.making is None)
-
-
-def has_nothing_to_revert_to(
-    journal: Journal, identity: Camera, plan: Sequence[Entry], listed: dict[str, str]
-) -> bool:
-    """Say whether the camera runs what it should leave, because there is nothing else."""
-    want = wanted(plan, listed, view(journal, identity))
-    return want == Keep(Reason.NOTHING_TO_REVERT_TO)
 
 
 def _outcome(phase: Phase) -> Literal["committed", "rolled_back", "rejected", "broken"]:

@@ -215,15 +215,6 @@ def cameras_of(device: Device) -> tuple[Camera, ...]:
     )
 
 
-def matched(
-    fleet: Fleet, selector: Selector, devices: Mapping[str, Device] | None = None
-) -> tuple[Camera, ...]:
-    """Return the declared cameras that a selector matches."""
-    among = fleet.devices if devices is None else devices
-    cameras = (camera for device in among.values() for camera in cameras_of(device))
-    return tuple(camera for camera in cameras if selector.matches(camera.labels))
-
-
 def pins_outside(pins: frozenset[str], cameras: tuple[Camera, ...]) -> tuple[str, ...]:
     """Return the pins that name none of the cameras that a selector matches."""
     inside = {name for c in cameras for name in (c.device, f"{c.device}/{c.number}")}

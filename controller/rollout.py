@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Literal, assert_never
 
-from shared.assignment import Camera, Entry, Probe, admits
+from shared.assignment import Camera, Entry, admits
 from shared.limits import HEARTBEAT_SECONDS
 from shared.messages import CameraReported, Cause, Phase
 
@@ -388,15 +388,6 @@ def count_states(standings: Iterable[Standing]) -> dict[str, int]:
 def percent(permille: int) -> str:
     """Return permille as people write it: ``5 %``, ``2.5 %``."""
     return f"{permille / 10:g} %"
-
-
-def probe_of(rules: Rules, *, valid_rate_permille: int) -> Probe:
-    """Return what the plan tells the device about its probe."""
-    return Probe(
-        seconds=round(rules.probe_seconds),
-        valid_rate_permille=valid_rate_permille,
-        activation_seconds=round(rules.activation_seconds),
-    )
 
 
 def _final(states: Sequence[DeviceState], rules: Rules) -> Verdict:

@@ -10,7 +10,6 @@ from typing import Literal
 
 from yaml.nodes import Node, ScalarNode
 
-from controller import planning
 from controller.document import (
     PERMILLE_ALL,
     Fields,
@@ -157,10 +156,6 @@ class Strategy:
     def pins(self) -> frozenset[str]:
         """Return all that are named."""
         return frozenset(pin for wave in self.waves for pin in wave.pins)
-
-    def planned(self) -> tuple[planning.Wave, ...]:
-        """Return the waves as planning takes them."""
-        return tuple(planning.Wave(w.permille, frozenset(w.pins)) for w in self.waves)
 
     def rules(
         self, *, heartbeat_seconds: float = HEARTBEAT_SECONDS, silence_seconds_min: float = 600.0

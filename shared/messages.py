@@ -13,11 +13,9 @@ import msgspec
 from shared.errors import LimitError, MalformedError, RefusedError, UnsupportedError
 from shared.limits import TEXT_CHARACTERS_MAX
 
-DOCUMENT_VERSION = 1
 _TIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})"
 )
-ErrorDocument = dict[str, str]  # {"code", "text"}
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.decode.results import Tensors
-from shared.errors import CameraError
+from shared.errors import CameraError, LimitError, StorageError
+from shared.files import read_bounded
+from shared.limits import FILE_BYTES
 
 Pixels = NDArray[np.uint8]
 
@@ -33,6 +36,21 @@ class FailedError(CameraError):
         super().__init__(text)
         self.code = code
         self.text = text
+
+
+def read_file(path: Path) -> bytes:
+    """Return a file of the release.
+
+    Raises:
+        FailedError: It is not there, cannot be read, or is longer than any file of a release.
+    """
+    try:
+        data = read_bounded(path, FILE_BYTES)
+    except (LimitError, StorageError) as error:
+        raise FailedError("release", str(error)) from error
+    if data is None:
+        raise FailedError("release", f"there is no {path}")
+    return data
 
 
 class Camera(Protocol):

@@ -22,13 +22,12 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from agent.camera.camera import Camera, Captured, FailedError, Pixels
+from agent.camera.camera import Camera, Captured, FailedError, Pixels, read_file
 from agent.camera.scene import draw
 from agent.camera.wire import Fault, FaultKind, Job
 from shared.decode.results import Tensor, Tensors
 from shared.errors import MalformedError
 from shared.graph import Graph
-from shared.limits import FILE_BYTES
 from shared.release import Manifest
 
 DNN_SHARE = 0.8  # Of a frame's time at the release's own frame rate; the exporter leaves that much.
@@ -61,7 +60,7 @@ def simulated_camera(job: Job, manifest: Manifest, stopping: threading.Event) ->
         raise FailedError("release", f"{manifest.release} has no simulator graph")
     size = (manifest.input.width, manifest.input.height)
     try:
-        graph = Graph(_read(Path(job.folder) / file.name))
+        graph = Graph(read_file(Path(job.folder) / file.name))
     except MalformedError as error:
         raise FailedError("release", f"{file.name}: {error.text}") from error
     if graph.input_size not in (None, size):
@@ -280,14 +279,3 @@ class _Video:
             raise FailedError("missing", f"the video {self._path} has no frame")
         resized: Pixels = self._cv2.resize(picture, self._size)[..., ::-1]
         return resized
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(FILE_BYTES + 1)
-    except OSError as error:
-        raise FailedError("release", f"cannot read {path}: {error}") from error
-    if len(data) > FILE_BYTES:
-        raise FailedError("release", f"expected at most {FILE_BYTES} bytes in {path}")
-    return data

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from agent.camera.camera import Camera, Captured, FailedError
+from agent.camera.camera import Camera, Captured, FailedError, read_file
 from agent.camera.wire import (
     JOB_BYTES_MAX,
     CameraFailed,
@@ -32,7 +32,7 @@ from agent.camera.wire import (
 from shared.decode.task import Decoder, decoder_of
 from shared.errors import FleetError, RefusedError, UnsupportedError
 from shared.golden import agreement_permille, read_golden
-from shared.limits import FILE_BYTES, MANIFEST_BYTES, NAME_CHARACTERS_MAX, TEXT_CHARACTERS_MAX
+from shared.limits import MANIFEST_BYTES, NAME_CHARACTERS_MAX, TEXT_CHARACTERS_MAX
 from shared.messages import decode
 from shared.release import Manifest
 
@@ -124,7 +124,7 @@ def _compare_golden(job: Job, manifest: Manifest, camera: Camera, say: Say) -> N
     if file is None or job.kind != "simulated":
         return
     examples = read_golden(
-        _read(Path(job.folder) / file.name),
+        read_file(Path(job.folder) / file.name),
         size=(manifest.input.width, manifest.input.height),
         outputs=len(manifest.outputs),
     )
@@ -142,7 +142,7 @@ def _read_labels(job: Job, manifest: Manifest) -> tuple[str, ...]:
     if file is None:
         raise FailedError("release", f"{manifest.release} has no labels")
     try:
-        labels = tuple(_read(Path(job.folder) / file.name).decode("utf-8").splitlines())
+        labels = tuple(read_file(Path(job.folder) / file.name).decode("utf-8").splitlines())
     except UnicodeDecodeError as error:
         raise FailedError("release", f"{file.name} is not UTF-8: {error}") from error
     if len(labels) != manifest.labels:
@@ -151,14 +151,6 @@ def _read_labels(job: Job, manifest: Manifest) -> tuple[str, ...]:
     if any(len(label) > NAME_CHARACTERS_MAX for label in labels):
         raise FailedError("release", f"expected labels of at most {NAME_CHARACTERS_MAX} characters")
     return labels
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(FILE_BYTES)
-    except OSError as error:
-        raise FailedError("release", f"cannot read {path}: {error}") from error
 
 
 def _fail(say: Say, code: str, text: str) -> int:

@@ -45,7 +45,6 @@ STATE_STYLES = {
 VERDICT_STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
 BAR_CELLS = 20
 ROWS_MAX = 12  # Devices shown at once; the others are counted.
-WAVE_DETAIL_MAX = 8
 SECONDS_A_MINUTE = 60
 _RANK = {state: rank for rank, state in enumerate(STYLES)}
 

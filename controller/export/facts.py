@@ -14,9 +14,7 @@ from shared.errors import ExportError
 from shared.limits import FILE_BYTES
 from shared.release import Input, Output, Task
 
-FACTS_KEY = "imx_facts"  # Metadata keys of the simulator graph.
-NETWORK_NAME_KEY = "imx_network_name"
-LOWERED_KEY = "imx_lowered"
+FACTS_KEY = "imx_facts"  # Metadata of the simulator graph, beside those that shared.graph reads.
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

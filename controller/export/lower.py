@@ -22,8 +22,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from controller.export.facts import FACTS_KEY, LOWERED_KEY, NETWORK_NAME_KEY, Facts
+from controller.export.facts import FACTS_KEY, Facts
 from shared.errors import ExportError
+from shared.graph import LOWERED_KEY, NETWORK_NAME_KEY
 
 QUANTISERS = "mct_quantizers"  # The domain of MCT's operators.
 NMS_DOMAIN = "EdgeMDT"

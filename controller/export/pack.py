@@ -9,8 +9,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from controller.export.facts import read_facts
+from shared.blocks import split_file
 from shared.errors import ExportError
-from shared.limits import BLOCK_BYTES, FILE_BYTES, LABELS_MAX, NAME_CHARACTERS_MAX
+from shared.limits import FILE_BYTES, LABELS_MAX, NAME_CHARACTERS_MAX
 from shared.release import (
     Decode,
     File,
@@ -110,13 +111,12 @@ def _as_agents_read(manifest: Manifest) -> Manifest:
 
 
 def _file(role: Role, data: bytes) -> File:
-    starts = range(0, len(data), BLOCK_BYTES)
     return File(
         role=role,
         name=FILE_NAMES[role],
         bytes=len(data),
         sha256=sha256(data).hexdigest(),
-        blocks=tuple(sha256(data[i : i + BLOCK_BYTES]).hexdigest() for i in starts),
+        blocks=tuple(block.sha256 for block in split_file(data)),
     )
 
 
