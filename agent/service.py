@@ -129,7 +129,9 @@ class Agent:
         self._shown: tuple[object, ...] = ()
         self._reported_at = self._progress_at = self._health_at = float("-inf")
         self._heartbeat_at = 0.0
-        self._ticked_at = self._pet_at = self._clock_at = float("-inf")
+        self._ticked_at = self._pet_at = self._clock_at = self._next_look = float("-inf")
+        self._plan_read = 0  # The plan whose reverts are in the journal.
+        self._serial = host.serial()
         self._is_clock_right = False
 
     @property
@@ -332,12 +334,15 @@ class Agent:
     def _look(self, now: float) -> None:
         """Let every camera that has news, or whose back-off is over, look at the plan."""
         bundle = self._trust.bundle
-        closed = self._closed(now)
         if bundle is None or self._trust.identity is None:
             return
+        is_time = now >= self._next_look
+        if not (is_time or any(s.is_dirty or s.is_due(now) for s in self._cameras.values())):
+            return
+        closed = self._closed(now)
         for number, shell in self._cameras.items():
             is_due = shell.is_due(now)
-            if not (shell.is_dirty or is_due or now >= self._next_look):
+            if not (shell.is_dirty or is_due or is_time):
                 continue
             others = (s for n, s in self._cameras.items() if n != number)
             has_starts = watch.has_starts_left(shell.starts)
@@ -354,11 +359,9 @@ class Agent:
                 unsupported=shell.unsupported,
             )
             shell.look(looked, now)
-        if now >= self._next_look:
+        if is_time:
             self._next_look = now + CLOCK_SECONDS
             self._collect()
-
-    _next_look = float("-inf")
 
     def _look_again(self) -> None:
         for shell in self._cameras.values():
@@ -459,14 +462,13 @@ class Agent:
     # Reboots.
     @property
     def _is_simulated(self) -> bool:
-        return bool(self._cameras) and all(s.kind == "simulated" for s in self._cameras.values())
+        identity = self._trust.identity
+        kinds = [] if identity is None else [camera.kind for camera in identity.cameras.values()]
+        return bool(kinds) and all(self._kind(kind) == "simulated" for kind in kinds)
 
     @property
     def _can_reboot(self) -> bool:
-        identity = self._trust.identity
-        kinds = [] if identity is None else [camera.kind for camera in identity.cameras.values()]
-        is_simulated = bool(kinds) and all(self._kind(kind) == "simulated" for kind in kinds)
-        return is_simulated or self._options.may_reboot
+        return self._is_simulated or self._options.may_reboot
 
     def _may_reboot(self) -> bool:
         """Say whether the reboot of this day is not spent."""
@@ -538,7 +540,7 @@ class Agent:
             run=self.run_name,
             seq=self._seq,
             agent_version=AGENT_VERSION,
-            serial=host.serial(),
+            serial=self._serial,
             plan_version=self._plan_version(is_read=is_read),
             plan_sha256=None if bundle is None else bundle.timestamp_sha256,
             identity_version=0 if identity is None else identity.version,
@@ -556,8 +558,6 @@ class Agent:
                 for number, shell in self._cameras.items()
             },
         )
-
-    _plan_read = 0
 
     def _plan_version(self, *, is_read: bool) -> int:
         """Return the plan whose reverts are in the journal: every camera has looked at it."""
