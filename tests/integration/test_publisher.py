@@ -109,6 +109,15 @@ def rig_on(
     return Rig(make_client(broker.url, name, **login))
 
 
+def published_on(broker: RunningBroker, make_client: "MakeClient") -> Rig:
+    """Return a publisher whose broker holds all that is desired."""
+    rig = rig_on(broker, make_client)
+    rig.want(desired())
+    rig.until_news(Published)
+    rig.until_done()
+    return rig
+
+
 def held_by(broker: RunningBroker, make_client: "MakeClient", count: int) -> dict[str, bytes]:
     """Return what a newcomer is given."""
     late = make_client(broker.url, f"late-{time.monotonic_ns()}")
@@ -162,10 +171,7 @@ def test_the_bundle_goes_out_only_after_its_blocks(
 def test_a_new_plan_for_the_same_release_costs_one_bundle(
     broker: RunningBroker, make_client: "MakeClient"
 ) -> None:
-    rig = rig_on(broker, make_client)
-    rig.want(desired())
-    rig.until_news(Published)
-    rig.until_done()
+    rig = published_on(broker, make_client)
     before = rig.publisher.progress.bytes_sent
 
     rig.want(desired(6))
@@ -256,10 +262,7 @@ def test_a_broker_that_lost_its_store_gets_everything_again(
     house: "BrokerHouse", make_client: "MakeClient"
 ) -> None:
     broker = house.start()
-    rig = rig_on(broker, make_client)
-    rig.want(desired())
-    rig.until_news(Published)
-    rig.until_done()
+    rig = published_on(broker, make_client)
 
     wiped = wipe(house, broker)
     rig.until_news(Repairing)
@@ -271,10 +274,7 @@ def test_a_broker_that_lost_its_store_gets_everything_again(
 def test_a_broker_whose_bundle_was_cleared_gets_it_again_without_a_reconnect(
     broker: RunningBroker, make_client: "MakeClient"
 ) -> None:
-    rig = rig_on(broker, make_client)
-    rig.want(desired())
-    rig.until_news(Published)
-    rig.until_done()
+    rig = published_on(broker, make_client)
     vandal = make_client(broker.url, "vandal")
     vandal.connected()
 
@@ -308,10 +308,7 @@ def test_a_lost_block_is_noticed_on_the_next_connection(
 def test_an_older_bundle_of_ours_on_the_broker_is_replaced(
     broker: RunningBroker, make_client: "MakeClient"
 ) -> None:
-    rig = rig_on(broker, make_client)
-    rig.want(desired())
-    rig.until_news(Published)
-    rig.until_done()
+    rig = published_on(broker, make_client)
 
     replayer = make_client(broker.url, "replayer")
     replayer.connected()
@@ -324,10 +321,7 @@ def test_an_older_bundle_of_ours_on_the_broker_is_replaced(
 def test_bytes_that_nobody_signed_are_overwritten_ever_more_slowly(
     broker: RunningBroker, make_client: "MakeClient"
 ) -> None:
-    rig = rig_on(broker, make_client)
-    rig.want(desired())
-    rig.until_news(Published)
-    rig.until_done()
+    rig = published_on(broker, make_client)
     vandal = make_client(broker.url, "vandal")
     vandal.connected()
     waits: list[float] = []
@@ -379,10 +373,7 @@ def test_another_controller_that_appears_while_we_serve_stops_us(
 def test_what_is_cleared_is_gone_and_what_is_wanted_again_is_not_cleared(
     broker: RunningBroker, make_client: "MakeClient"
 ) -> None:
-    rig = rig_on(broker, make_client)
-    rig.want(desired())
-    rig.until_news(Published)
-    rig.until_done()
+    rig = published_on(broker, make_client)
 
     rig.want(desired(6, PIECES[:2]))
     rig.until_news(Published)
