@@ -14,14 +14,12 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from agent import deployment, outcomes, watch
 from agent import journal as durable
-from agent.camera.process import CameraProcess
 from agent.camera.wire import (
     CameraExited,
     CameraFailed,
@@ -62,6 +60,29 @@ class Inbox(Protocol):
         ...
 
 
+class Child(Protocol):
+    """One child on one camera: a process (agent/camera/process.py), or what stands in for one."""
+
+    @property
+    def token(self) -> int:
+        """Return what its events carry."""
+        ...
+
+    @property
+    def pid(self) -> int | None:
+        """Return its process id, where it is a process."""
+        ...
+
+    def start(self) -> None:
+        """Start it; what becomes of it arrives in the inbox."""
+
+    def stop(self) -> None:
+        """Stop it; returns when it is gone."""
+
+
+MakeChild = Callable[[Job, Inbox, int], Child]
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """What a camera needs of the device that it is part of.
@@ -71,6 +92,7 @@ class Device:
         publish: Send what a frame publishes; False: it was lost.
         may_reboot: The reboot of this day is not spent.
         changed: Somebody should look at the plan again.
+        child: Make the child of a job.
     """
 
     boot: str
@@ -82,6 +104,7 @@ class Device:
     may_reboot: Callable[[], bool]
     changed: Callable[[], None]
     time_text: Callable[[], str]
+    child: MakeChild
 
 
 @dataclass(slots=True)
@@ -89,7 +112,7 @@ class Running:
     """A child, and what is known of the release that it runs."""
 
     slot: Slot
-    process: CameraProcess
+    process: Child
     expected: Expected
     gate: Gate
     is_started_told: bool = False
@@ -429,14 +452,13 @@ class CameraShell:
             probe_seconds=float(slot.probe.seconds),
             valid_rate=slot.probe.valid_rate_permille,
         )
+        labels = slots.labels(manifest, manifest_sha256=digest)
         self._tokens += 1
-        process = CameraProcess(
-            self._job(manifest, digest, rate, starts), self._device.inbox, self._tokens
-        )
+        job = self._job(manifest, digest, rate, starts)
+        process = self._device.child(job, self._device.inbox, self._tokens)
         self.running = Running(slot, process, expected, Gate(expected, now), began_at=now)
         self.state = "starting"
         self._begin_record(slot, is_recovery=is_recovery, now=now)
-        labels = _labels(slots.files_of(digest), manifest)
         self.telemetry = stream_started(
             self.telemetry, Stream(manifest.release, manifest.task, labels)
         )
@@ -628,13 +650,6 @@ def _is_same_work(before: Journal, after: Journal) -> bool:
     if making is None or was is None:
         return making is was
     return making.manifest_sha256 == was.manifest_sha256
-
-
-def _labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
-    file = manifest.file("labels")
-    if file is None:
-        return ()
-    return tuple(line for line in (folder / file.name).read_text("utf-8").splitlines() if line)
 
 
 def _code(message: CameraFailed | CameraExited) -> str:

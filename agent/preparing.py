@@ -237,11 +237,14 @@ class Preparation:
 
     def _verify(self) -> tuple[Event, ...]:
         manifest, digest = self._manifest(), self.slot.manifest_sha256
-        folder = self._around.slots.assemble(manifest, manifest_sha256=digest, kind=self.kind)
+        slots = self._around.slots
+        slots.assemble(manifest, manifest_sha256=digest, kind=self.kind)
         self._aim = Aim.DONE
-        labels = manifest.file("labels")
-        lines = (folder / labels.name).read_text("utf-8").splitlines() if labels else []
-        verdict = refusal(manifest, kind=self.kind, labels=len([line for line in lines if line]))
+        try:
+            labels = slots.labels(manifest, manifest_sha256=digest)
+        except RefusedError as error:  # Signed as it is: no thief's work, a bad release.
+            return (self._rejected(Cause.RELEASE, "labels", error.text),)
+        verdict = refusal(manifest, kind=self.kind, labels=len(labels))
         if verdict is not None:
             return (self._rejected(Cause.RELEASE, verdict.code, verdict.text),)
         return (*self._noticed(None), Verified(digest))

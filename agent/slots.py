@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from shared.decode.labels import LABELS_BYTES, read_labels
 from shared.errors import FleetError, RefusedError, StorageError, UntrustedError
-from shared.files import write_atomically
+from shared.files import read_bounded, write_atomically
 from shared.limits import BLOCK_BYTES, MANIFEST_BYTES
 from shared.messages import decode
 from shared.release import File, Manifest, block_lengths, open_manifest
@@ -114,6 +115,22 @@ class Slots:
     def files_of(self, manifest_sha256: str) -> Path:
         """Return the folder with the files of an assembled release."""
         return self._releases / manifest_sha256 / "files"
+
+    def labels(self, manifest: Manifest, *, manifest_sha256: str) -> tuple[str, ...]:
+        """Return the names of an assembled release's classes; none where it has no labels file.
+
+        Raises:
+            DamagedError: The file is not here.
+            RefusedError: It is what was signed, and no list of names.
+            StorageError: It is here and cannot be read.
+        """
+        file = manifest.file("labels")
+        if file is None:
+            return ()
+        data = read_bounded(self.files_of(manifest_sha256) / file.name, LABELS_BYTES)
+        if data is None:
+            raise DamagedError(f"{manifest.release}: its {file.name} is not on disk")
+        return read_labels(data)
 
     def assemble(self, manifest: Manifest, *, manifest_sha256: str, kind: str) -> Path:
         """Verify every block and file that a kind of camera needs, and return their folder.

@@ -29,10 +29,11 @@ from agent.camera.wire import (
     decode_job,
     frame_message,
 )
+from shared.decode.labels import read_labels
 from shared.decode.task import Decoder, decoder_of
 from shared.errors import FleetError, RefusedError, UnsupportedError
 from shared.golden import agreement_permille, read_golden
-from shared.limits import MANIFEST_BYTES, NAME_CHARACTERS_MAX, TEXT_CHARACTERS_MAX
+from shared.limits import MANIFEST_BYTES, TEXT_CHARACTERS_MAX
 from shared.messages import decode
 from shared.release import Manifest
 
@@ -141,15 +142,10 @@ def _read_labels(job: Job, manifest: Manifest) -> tuple[str, ...]:
     file = manifest.file("labels")
     if file is None:
         raise FailedError("release", f"{manifest.release} has no labels")
-    try:
-        labels = tuple(read_file(Path(job.folder) / file.name).decode("utf-8").splitlines())
-    except UnicodeDecodeError as error:
-        raise FailedError("release", f"{file.name} is not UTF-8: {error}") from error
+    labels = read_labels(read_file(Path(job.folder) / file.name))
     if len(labels) != manifest.labels:
         text = f"expected {manifest.labels} labels, {file.name} has {len(labels)}"
         raise FailedError("release", text)
-    if any(len(label) > NAME_CHARACTERS_MAX for label in labels):
-        raise FailedError("release", f"expected labels of at most {NAME_CHARACTERS_MAX} characters")
     return labels
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from controller.export.facts import read_facts
 from shared.blocks import split_file
+from shared.decode.labels import read_labels
 from shared.errors import ExportError
-from shared.limits import FILE_BYTES, LABELS_MAX, NAME_CHARACTERS_MAX
+from shared.limits import FILE_BYTES
 from shared.release import (
     Decode,
     File,
@@ -56,7 +57,7 @@ def make_release(
 
     Raises:
         ExportError: A file is missing, too large, or not what its role says.
-        RefusedError: The name, the version or the release as a whole breaks a bound.
+        RefusedError: The name, the version, the labels or the release as a whole break a bound.
     """
     paths = files_of(source) if isinstance(source, Path) else source
     for role in ("simulator", "labels"):
@@ -82,26 +83,6 @@ def make_release(
         files=tuple(_file(role, contents[FILE_NAMES[role]]) for role in sorted(paths)),
     )
     return _as_agents_read(manifest), contents
-
-
-def read_labels(data: bytes) -> tuple[str, ...]:
-    """Return the label names, one a line, in the order of their classes.
-
-    Raises:
-        ExportError: There are none, too many, or one is empty or too long.
-    """
-    try:
-        labels = tuple(data.decode("utf-8").splitlines())
-    except UnicodeDecodeError as error:
-        raise ExportError(f"the labels are not UTF-8: {error}") from error
-    if not 1 <= len(labels) <= LABELS_MAX:
-        raise ExportError(f"expected 1 to {LABELS_MAX} labels, got {len(labels)}")
-    for label in labels:
-        if not label.strip() or len(label) > NAME_CHARACTERS_MAX:
-            raise ExportError(
-                f"expected labels of 1 to {NAME_CHARACTERS_MAX} characters, got {label[:80]!r}"
-            )
-    return labels
 
 
 def _as_agents_read(manifest: Manifest) -> Manifest:

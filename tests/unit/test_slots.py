@@ -8,7 +8,7 @@ import pytest
 
 from agent.slots import DamagedError, Slots
 from shared.blocks import split_file
-from shared.errors import StorageError, UntrustedError
+from shared.errors import MalformedError, StorageError, UntrustedError
 from shared.limits import BLOCK_BYTES
 from shared.release import Decode, File, Input, Manifest, Output, Requires, encode_manifest
 
@@ -197,3 +197,19 @@ def test_a_store_opened_again_knows_its_releases(tmp_path: Path) -> None:
 def test_a_manifest_that_is_not_there_is_damage_not_trust(tmp_path: Path) -> None:
     with pytest.raises(DamagedError):
         Slots(tmp_path).manifest(sha256_expected="0" * 64, release="helmet@1")
+
+
+def test_the_labels_of_a_release_are_its_file_s_lines_or_a_reason(tmp_path: Path) -> None:
+    slots, made = Slots(tmp_path), Made(1, seed=1)
+    made.store(slots)
+    file = made.assemble(slots) / "labels.txt"
+    nameless = manifest_of(2, file_of("simulator", "simulator.onnx", made.graph))
+
+    assert slots.labels(made.manifest, manifest_sha256=made.sha256) == ("circle", "square")
+    assert slots.labels(nameless, manifest_sha256=made.sha256) == ()
+    file.write_bytes(b"circle\n\n")
+    with pytest.raises(MalformedError):
+        slots.labels(made.manifest, manifest_sha256=made.sha256)
+    file.unlink()
+    with pytest.raises(DamagedError):
+        slots.labels(made.manifest, manifest_sha256=made.sha256)
