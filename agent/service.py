@@ -21,8 +21,9 @@ import msgspec
 from agent import host, systemd, telemetry, watch
 from agent import journal as durable
 from agent import requests as asking
+from agent.camera.process import CameraProcess
 from agent.camera.wire import CameraExited, FromCamera, Kind, Simulation
-from agent.cameras import CameraShell, Device
+from agent.cameras import CameraShell, Device, MakeChild
 from agent.config import Options
 from agent.deployment import Looked
 from agent.journal import Answered, JournalFile
@@ -97,9 +98,17 @@ class Leaving(Enum):
 class Agent:
     """One device."""
 
-    def __init__(self, options: Options, card: Card, inbox: Inbox[OwnEvent]) -> None:
-        """Open what survived, and count this run."""
+    def __init__(
+        self,
+        options: Options,
+        card: Card,
+        inbox: Inbox[OwnEvent],
+        *,
+        child: MakeChild = CameraProcess,
+    ) -> None:
+        """Open what survived, and count this run; ``child`` makes what runs a camera."""
         self._options = options
+        self._child = child
         self._inbox = inbox
         self._topics = Topics(card.fleet)
         self._card = card
@@ -452,6 +461,7 @@ class Agent:
             may_reboot=self._may_reboot,
             changed=self._look_again,
             time_text=lambda: time_text(host.utc_now()),
+            child=self._child,
         )
 
     def _kind(self, kind: str) -> Kind:
