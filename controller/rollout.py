@@ -85,7 +85,8 @@ class Rules:
 
     Attributes:
         bake_seconds: For each wave, how long it must hold once its devices have ended.
-        quiet_seconds: No verdict falls so soon after a start of the controller: two heartbeats.
+        quiet_seconds: So long after a start of the controller, two heartbeats, no verdict falls
+            while a device that it is about has not been heard.
     """
 
     bake_seconds: tuple[float, ...] = (0.0,)
@@ -125,7 +126,7 @@ class DeviceSeen:
 
     Attributes:
         is_online: Its status is online and a live message was heard since our connect.
-        heard: A number that changes with every live report.
+        heard: How many live reports this controller has heard; it changes with every one.
         cameras: Those that the rollout covers and that nothing newer has taken over.
     """
 
@@ -329,9 +330,9 @@ def advance(
     is_still = not any(standings[device].is_open for device in wave & standings.keys())
     baked = course.baked_seconds + (seconds if is_still else 0.0)
     after = replace(course, driven_seconds=now, baked_seconds=baked, clocks=clocks, treated=treated)
-    if now - course.started_at < rules.quiet_seconds:
-        left = rules.quiet_seconds - (now - course.started_at)
-        return Judged(after, standings, _undecided(f"listening for {left:.0f} s more"))
+    listen_left = rules.quiet_seconds - (now - course.started_at)
+    if listen_left > 0 and (unheard := _unheard(seen, wave | treated)):
+        return Judged(after, standings, _undecided(_listening(listen_left, unheard)))
     bake_left = rules.bake_of(max(len(course.reaches) - 1, 0)) - baked
     return Judged(after, standings, judge(standings, wave, rules, bake_left=bake_left))
 
@@ -410,6 +411,18 @@ def _failure(bad: Sequence[DeviceState], treated: int, rules: Rules) -> str:
     parts = ", ".join(f"{counts[state]} {state.value}" for state in DeviceState if counts[state])
     allowed = f"at most {rules.max_failed} may"
     return f"{len(bad)} of {treated} treated {_plural(treated)} ended badly ({parts}); {allowed}"
+
+
+def _unheard(seen: Sequence[DeviceSeen], devices: frozenset[str]) -> list[str]:
+    """Return those of the devices whose own live words this controller has not heard yet."""
+    return [
+        one.device for one in seen if one.device in devices and not (one.is_online and one.heard)
+    ]
+
+
+def _listening(seconds: float, unheard: Sequence[str]) -> str:
+    more = f" and {len(unheard) - 1} more" if len(unheard) > 1 else ""
+    return f"listening for {seconds:.0f} s more for {min(unheard)}{more}"
 
 
 def _undecided(text: str) -> Verdict:

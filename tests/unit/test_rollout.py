@@ -194,16 +194,31 @@ def test_a_bake_counts_driven_seconds_after_the_last_device_has_ended() -> None:
     assert over.verdict.kind is VerdictKind.PASS
 
 
-def test_no_verdict_falls_before_two_heartbeats_after_each_start() -> None:
+def test_no_verdict_falls_before_two_heartbeats_while_a_device_was_not_heard() -> None:
     rules = replace(RULES, quiet_seconds=600)
-    failed = seen("a", CameraSeen("rolled_back", None, "release"))
+    failed = seen("a", CameraSeen("rolled_back", None, "release"), heard=0)
     early = looked(START, failed, seconds=599, rules=rules)
     due = looked(early.course, failed, seconds=1, rules=rules)
     restarted = looked(begin(due.course), failed, seconds=1, rules=rules)
+    offline = looked(START, seen("a", is_online=False), seconds=599, rules=rules)
 
-    assert early.verdict.text == "listening for 1 s more"
+    assert early.verdict.text == "listening for 1 s more for a"
     assert due.verdict.kind is VerdictKind.FAIL
     assert restarted.verdict.kind is VerdictKind.UNDECIDED
+    assert offline.verdict.text == "listening for 1 s more for a"
+
+
+def test_a_verdict_waits_for_no_heartbeat_once_every_device_it_is_about_was_heard() -> None:
+    rules = replace(RULES, quiet_seconds=600)
+    devices = [seen("a", DONE), seen("b", heard=0), seen("c", is_online=False)]
+    alone = advance(START, devices, frozenset({"a"}), rules, seconds=1)
+    together = looked(START, *devices, seconds=1, rules=rules)
+    treated = replace(START, treated=frozenset({"b"}))
+    later_wave = advance(treated, devices, frozenset({"a"}), rules, seconds=1)
+
+    assert alone.verdict.kind is VerdictKind.PASS
+    assert together.verdict.text == "listening for 599 s more for b and 1 more"
+    assert later_wave.verdict.text == "listening for 599 s more for b"
 
 
 def test_a_device_that_goes_offline_in_activation_is_silent_after_the_deadline() -> None:
