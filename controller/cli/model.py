@@ -10,6 +10,7 @@ import click
 
 from controller.cli.fleet import opened, passphrase_for
 from controller.cli.terminal import Format, Terminal, output_option, passphrase_option
+from shared.release import parse_release
 
 if TYPE_CHECKING:
     from controller.export.wire import BuildRequest, Progress
@@ -34,6 +35,8 @@ def model() -> None:
               help="Each side of the network's input in pixels.")  # fmt: skip
 @click.option("--threshold", type=click.FloatRange(0, 1), default=0.25, show_default=True,
               help="The lowest score that the network puts out.")  # fmt: skip
+@click.option("--keep", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Also keep the folder that Ultralytics reads: best_imx_model.")  # fmt: skip
 @click.option("--no-sign", is_flag=True, help="Leave it unsigned; `release sign` signs it later.")
 @passphrase_option
 @output_option
@@ -45,6 +48,7 @@ def build(  # noqa: PLR0913 - one parameter an option
     version: int,
     imgsz: int,
     threshold: float,
+    keep: Path | None,
     no_sign: bool,
     passphrase_fd: int | None,
     output: Format,
@@ -56,6 +60,7 @@ def build(  # noqa: PLR0913 - one parameter an option
     """
     from controller.export.wire import BuildRequest as Request  # noqa: PLC0415 - for --help
 
+    parse_release(f"{name}@{version}")  # Refused now, not after minutes.
     terminal = Terminal(output)
     with opened(passphrase_fd) as controller:
         passphrase = None if no_sign else passphrase_for(controller, "release", passphrase_fd)
@@ -67,6 +72,7 @@ def build(  # noqa: PLR0913 - one parameter an option
                 out=str(scratch / "package"),
                 imgsz=imgsz,
                 threshold_permille=round(threshold * PERMILLE),
+                keep=None if keep is None else str(keep.resolve()),
             )
             manifest, files = _built(terminal, request, name=name, version=version)
         finally:

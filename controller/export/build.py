@@ -20,7 +20,16 @@ import msgspec
 
 from controller.export.facts import Facts
 from controller.export.preflight import check
-from controller.export.wire import LINE_BYTES, BuildRequest, Built, Failed, Job, Message, Progress
+from controller.export.wire import (
+    KEPT,
+    LINE_BYTES,
+    BuildRequest,
+    Built,
+    Failed,
+    Job,
+    Message,
+    Progress,
+)
 from shared.errors import ExportError
 
 LOG_LINES_SHOWN = 12
@@ -46,6 +55,8 @@ def build_package(request: BuildRequest, *, progress: Tell) -> Facts:
         check(request, work=work)
         facts = _run(Job(request=request, folder=str(work)), work, progress)
         shutil.copytree(work / "package", request.out, dirs_exist_ok=True)
+        if request.keep is not None:
+            shutil.copytree(work / KEPT, request.keep, dirs_exist_ok=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return facts

@@ -29,7 +29,7 @@ from controller.export.facts import Facts
 from controller.export.lower import lower
 from controller.export.pack import FILE_NAMES
 from controller.export.quantise import Batches, batches_of, export_onnx, inference_centred, quantise
-from controller.export.wire import BuildRequest, Job, Progress
+from controller.export.wire import KEPT, BuildRequest, Job, Progress
 from shared.errors import ExportError
 from shared.release import Input, Output, Task
 
@@ -70,7 +70,9 @@ def build(job: Job, *, tell: Tell) -> Facts:
     shutil.copyfile(job.request.model, chain.weights)  # Ultralytics writes beside the model.
     model = _load(chain)
     stock._inference = inference_centred  # noqa: SLF001 - see above.
-    stock.torch2imx = lambda model, **given: _export(chain, model, given["dataset"]())
+    stock.torch2imx = lambda model, **given: _export(
+        chain, model, given["dataset"](), metadata=given["metadata"]
+    )
     model.export(
         format="imx",
         data=job.request.data,
@@ -98,7 +100,11 @@ def _load(chain: _Chain) -> YOLO:
 
 
 def _export(
-    chain: _Chain, model: torch.nn.Module, dataset: Iterable[dict[str, torch.Tensor]]
+    chain: _Chain,
+    model: torch.nn.Module,
+    dataset: Iterable[dict[str, torch.Tensor]],
+    *,
+    metadata: Mapping[str, object],
 ) -> str:
     """Take the place of ``torch2imx``: quantise, convert, lower; return the package's folder."""
     images = chain.request.calibration_images
@@ -119,8 +125,19 @@ def _export(
     lower(network, chain.package / FILE_NAMES["simulator"], facts=facts, labels=labels)
     text = "".join(f"{label}\n" for label in labels)
     (chain.package / FILE_NAMES["labels"]).write_text(text, encoding="utf-8")
+    if chain.request.keep is not None:
+        _keep(chain, network, metadata)
     chain.facts.append(facts)
     return str(chain.package)
+
+
+def _keep(chain: _Chain, network: Path, metadata: Mapping[str, object]) -> None:
+    """Leave the folder that Ultralytics predicts and validates with: its own kind of export."""
+    kept = chain.folder / KEPT
+    shutil.copytree(chain.package, kept, ignore=shutil.ignore_patterns(FILE_NAMES["simulator"]))
+    model = onnx.load(network)
+    onnx.helper.set_model_props(model, {name: str(value) for name, value in metadata.items()})
+    onnx.save(model, kept / network.name)
 
 
 def _convert(chain: _Chain, network: Path) -> None:

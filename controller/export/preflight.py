@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from controller.export.wire import BuildRequest
+from controller.export.wire import KEPT_SUFFIX, BuildRequest
 from shared.errors import ExportError
 from shared.release import INPUT_PIXELS_MAX, INPUT_PIXELS_MIN
 
@@ -43,6 +43,7 @@ def check(request: BuildRequest, *, work: Path) -> None:
     _check_model(Path(request.model))
     _check_data(request.data)
     _check_out(Path(request.out))
+    _check_keep(request.keep)
     _check_extra()
     check_java()
     _check_room(work, request.imgsz)
@@ -82,6 +83,8 @@ def _check_size(imgsz: int) -> None:
 
 def _check_model(model: Path) -> None:
     what_to_do = "expected a model that Ultralytics trained, e.g. runs/detect/train/weights/best.pt"
+    if model.is_dir():
+        raise ExportError(f"{model} is a folder: {what_to_do}")
     if not model.is_file():
         raise ExportError(f"there is no model file {model}: {what_to_do}")
     if model.suffix != ".pt":
@@ -138,6 +141,17 @@ def _has_image(place: Path) -> bool:
 def _check_out(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExportError(f"{out} is already there: name a new folder")
+
+
+def _check_keep(keep: str | None) -> None:
+    if keep is None:
+        return
+    if not keep.endswith(KEPT_SUFFIX):
+        raise ExportError(
+            f"expected a folder whose name ends in {KEPT_SUFFIX}, by which Ultralytics knows it; "
+            f"got {keep}"
+        )
+    _check_out(Path(keep))
 
 
 def _check_extra() -> None:

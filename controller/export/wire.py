@@ -10,6 +10,8 @@ import msgspec
 from controller.export.facts import Facts
 
 LINE_BYTES = 65_536  # Longer than any message of ours; a tool that prints here is a bug.
+KEPT = "kept"  # In the job's folder: what Ultralytics reads. `package` is what a release takes.
+KEPT_SUFFIX = "_imx_model"  # By which Ultralytics knows such a folder.
 
 
 class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +27,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
         objects_max: The most objects of a frame.
         calibration_images: How many pictures the quantiser looks at.
         seconds_max: When to give up.
+        keep: Where to leave the folder that Ultralytics itself reads, too; None: nowhere.
     """
 
     model: str
@@ -36,6 +39,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     objects_max: int = 300
     calibration_images: int = 300
     seconds_max: int = 3600
+    keep: str | None = None
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
