@@ -104,18 +104,6 @@ def load_signer(
     return _open(data, passphrase, label)
 
 
-def load_root_signers(folder: Path, passphrase: str | None) -> tuple[CryptoSigner, ...]:
-    """Return the signers of all root keys in the folder; the others are kept elsewhere.
-
-    Raises:
-        UnsignedError: There are none, or the passphrase does not open them.
-    """
-    numbers = [n for n in range(1, ROOTS_MAX + 1) if (folder / _name("root", n)).exists()]
-    if not numbers:
-        raise UnsignedError(f"there is no root key in {folder}")
-    return tuple(load_signer(folder, "root", passphrase, number=number) for number in numbers)
-
-
 def needs_passphrase(folder: Path, role: KeyRole, *, number: int = 1) -> bool:
     """Say whether opening this key takes a passphrase: whether to ask for one.
 
@@ -131,18 +119,6 @@ def needs_passphrase(folder: Path, role: KeyRole, *, number: int = 1) -> bool:
 
 class PassphraseNeededError(UnsignedError):
     """The key is encrypted and no passphrase was given."""
-
-
-def write_key(path: Path, signer: CryptoSigner, passphrase: str | None) -> None:
-    """Write one more key, e.g. the controller's after a rotation.
-
-    Raises:
-        OperatorError: The file is there already.
-        StorageError: It cannot be written.
-    """
-    if path.exists():
-        raise OperatorError(f"{path} is there already; a key is never overwritten")
-    write_atomically(path, _pem(signer, _encryption(passphrase)), mode=0o600)
 
 
 def _name(role: KeyRole, number: int) -> str:

@@ -77,11 +77,6 @@ class Repository:
         return listed_in(self.signed_targets)
 
     @property
-    def has_pending_releases(self) -> bool:
-        """Say whether the release key signed what no plan has taken up yet."""
-        return self.signed_targets.version != self.published_targets.version
-
-    @property
     def root(self) -> bytes:
         """Return the newest root: what a new card carries."""
         return self.files[f"{self.root_version}.root.json"].encode()

@@ -51,19 +51,6 @@ def read_bounded(path: Path, bytes_max: int) -> bytes | None:
     return data
 
 
-def remove_durably(path: Path) -> None:
-    """Take a file away, so that it stays away after a power cut; none there is fine.
-
-    Raises:
-        StorageError: The disk does not let us.
-    """
-    try:
-        path.unlink(missing_ok=True)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise StorageError(f"could not remove {path}: {error.strerror}") from error
-
-
 def _write_durably(path: Path, data: bytes, mode: int) -> None:
     path.unlink(missing_ok=True)  # What a cut left behind may have another mode.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)

@@ -252,15 +252,6 @@ class RolloutReported(Document, frozen=True, kw_only=True):
     failed: tuple[FailedDevice, ...] = ()
 
 
-class Update(msgspec.Struct, frozen=True, kw_only=True):
-    """What Home Assistant's update entity takes: exactly these keys."""
-
-    installed_version: str
-    latest_version: str
-    in_progress: bool
-    update_percentage: int | None
-
-
 DocumentType = TypeVar("DocumentType")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import LimitError, StorageError
-from shared.files import read_bounded, remove_durably, write_atomically
+from shared.files import read_bounded, write_atomically
 
 
 def test_what_is_written_is_read_and_replaces_what_was_there(tmp_path: Path) -> None:
@@ -67,13 +67,3 @@ def test_a_file_that_is_not_there_is_none_and_a_longer_one_is_refused(tmp_path: 
 
     with pytest.raises(LimitError):
         read_bounded(path, 10)
-
-
-def test_a_removed_file_stays_away_and_removing_none_is_fine(tmp_path: Path) -> None:
-    path = tmp_path / "state"
-    write_atomically(path, b"x")
-
-    remove_durably(path)
-    remove_durably(path)
-
-    assert read_bounded(path, 1) is None

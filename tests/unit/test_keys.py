@@ -1,14 +1,11 @@
 from pathlib import Path
 
 import pytest
-from securesystemslib.signer import CryptoSigner
 
 from controller.keys import (
     create_keys,
-    load_root_signers,
     load_signer,
     needs_passphrase,
-    write_key,
 )
 from shared.errors import OperatorError, UnsignedError
 
@@ -20,7 +17,7 @@ def test_keys_come_back_as_they_were_made(tmp_path: Path) -> None:
 
     release = load_signer(tmp_path / "keys", "release", PASSPHRASE)
     controller = load_signer(tmp_path / "keys", "controller", PASSPHRASE)
-    roots = load_root_signers(tmp_path / "keys", PASSPHRASE)
+    roots = [load_signer(tmp_path / "keys", "root", PASSPHRASE, number=n) for n in (1, 2, 3)]
 
     assert release.public_key == keys.release.public_key
     assert controller.public_key == keys.controller.public_key
@@ -66,8 +63,6 @@ def test_keys_are_never_overwritten(tmp_path: Path) -> None:
 
     with pytest.raises(OperatorError):
         create_keys(tmp_path / "keys", fleet="site-a", passphrase=PASSPHRASE)
-    with pytest.raises(OperatorError):
-        write_key(tmp_path / "keys" / "root-1.pem", CryptoSigner.generate_ed25519(), PASSPHRASE)
 
     assert (tmp_path / "keys" / "root-1.pem").read_bytes() == before
 
@@ -99,7 +94,7 @@ def test_a_missing_key_says_what_makes_one(tmp_path: Path) -> None:
     with pytest.raises(UnsignedError, match="fleetctl init"):
         load_signer(tmp_path, "controller", PASSPHRASE)
     with pytest.raises(UnsignedError):
-        load_root_signers(tmp_path, PASSPHRASE)
+        load_signer(tmp_path, "root", PASSPHRASE)
 
 
 def test_a_key_that_everybody_may_read_is_refused(tmp_path: Path) -> None:
