@@ -9,16 +9,14 @@ from shared.bus import Bus, BusEvent, Inbox
 from shared.errors import BrokerUnreachableError, RefusedError
 from shared.inbox import Connected, ConnectionFailed, Received
 from shared.limits import REPORTED_BYTES, STATUS_BYTES
+from shared.subscriptions import heard, start_sweep, ticked
 from shared.topics import DeviceTopic, Topics
 
 if TYPE_CHECKING:
     from controller.driving import Address
 
 CONNECT_SECONDS = 5.0
-QUIET_SECONDS = 0.7  # Nothing for so long: what the broker wanted to say, it has said.
-PASS_SECONDS = 2.0  # A fleet that never stops talking must not keep us.
-PASSES = 2  # "Subscribed and got nothing" means nothing: two passes must add no device.
-PASSES_MAX = 6
+LISTEN_SECONDS_MAX = 60.0  # A broker that never stops sending must not keep us.
 
 
 def listen(fleet: str, address: "Address", known: Mapping[str, Known]) -> dict[str, Known]:
@@ -33,19 +31,9 @@ def listen(fleet: str, address: "Address", known: Mapping[str, Known]) -> dict[s
     bus.start()
     try:
         _wait_for_connection(inbox)
-        devices = dict(known)
-        idle = 0
-        for _ in range(PASSES_MAX):
-            bus.subscribe(topics.any_device("status"), bytes_max=STATUS_BYTES)
-            bus.subscribe(topics.any_device("reported"), bytes_max=REPORTED_BYTES)
-            before = set(devices)
-            _hear(inbox, topics, devices)
-            idle = idle + 1 if before == set(devices) else 0
-            if idle == PASSES:
-                break
+        return _swept(bus, inbox, topics, known)
     finally:
         bus.stop()
-    return devices
 
 
 def _wait_for_connection(inbox: Inbox[BusEvent]) -> None:
@@ -62,17 +50,33 @@ def _wait_for_connection(inbox: Inbox[BusEvent]) -> None:
     raise BrokerUnreachableError(f"no connection to the broker: {text}")
 
 
-def _hear(inbox: Inbox[BusEvent], topics: Topics, devices: dict[str, Known]) -> None:
-    end = monotonic() + PASS_SECONDS
-    while (event := inbox.get(timeout=QUIET_SECONDS)) is not None and monotonic() < end:
-        if not isinstance(event, Received) or not event.payload:
-            continue
-        try:
-            topic = topics.parse(event.topic)
-            if isinstance(topic, DeviceTopic):
-                known = devices.get(topic.device, Known(topic.device))
-                devices[topic.device] = fold(
-                    known, topic.rest, event.payload, is_retained=event.is_retained
-                )
-        except RefusedError:
-            continue
+def _swept(
+    bus: Bus, inbox: Inbox[BusEvent], topics: Topics, known: Mapping[str, Known]
+) -> dict[str, Known]:
+    """Subscribe again and again, until the broker has named nobody new twice."""
+    devices = dict(known)
+    sweep, end, is_due = start_sweep(monotonic()), monotonic() + LISTEN_SECONDS_MAX, True
+    while not sweep.is_done and monotonic() < end:
+        if is_due:
+            bus.subscribe(topics.any_device("status"), bytes_max=STATUS_BYTES)
+            bus.subscribe(topics.any_device("reported"), bytes_max=REPORTED_BYTES)
+        event = inbox.get(timeout=max(sweep.pass_ends_at - monotonic(), 0.0))
+        if isinstance(event, Received) and event.payload:
+            before = len(devices)
+            _fold(event, topics, devices)
+            if event.is_retained:  # A fleet that is busy must not make the pass longer.
+                sweep = heard(sweep, monotonic(), is_new=len(devices) > before)
+        sweep, is_due = ticked(sweep, monotonic())
+    return devices
+
+
+def _fold(event: Received, topics: Topics, devices: dict[str, Known]) -> None:
+    try:
+        topic = topics.parse(event.topic)
+        if isinstance(topic, DeviceTopic):
+            known = devices.get(topic.device, Known(topic.device))
+            devices[topic.device] = fold(
+                known, topic.rest, event.payload, is_retained=event.is_retained
+            )
+    except RefusedError:
+        return

@@ -157,9 +157,14 @@ class Controller:
         return cls(place, Store(place.folder), passphrase, timing)
 
     @property
+    def address(self) -> Address:
+        """Return where the broker is, and who vouches for it."""
+        return self._place.address
+
+    @property
     def broker_url(self) -> str:
         """Return where the broker is."""
-        return self._place.address.url
+        return self.address.url
 
     def close(self) -> None:
         """Close the store."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +20,9 @@ from shared.inbox import BusEvent, ConnectionFailed, Inbox, Received, Subscripti
 from shared.limits import DETECTIONS_BYTES
 from shared.messages import decode
 from shared.topics import DeviceTopic, Topics
+
+if TYPE_CHECKING:
+    from controller.driving import Address
 
 CONNECT_SECONDS = 10.0
 WAIT_SECONDS = 0.2
@@ -55,17 +59,17 @@ def tail(
     """
     terminal = Terminal("jsonl" if output == "json" else output)
     with opened() as controller:
-        topics, url, ca = Topics(controller.fleet.name), controller.broker_url, None
+        topics, address = Topics(controller.fleet.name), controller.address
     where = "+" if camera is None else str(camera)
     topic = (
         topics.any_device(f"camera/{where}/detections")
         if device is None
         else topics.device(device, f"camera/{where}/detections")
     )
-    terminal.say(f"Listening on {topic} at {url}. Ctrl-C ends.")
+    terminal.say(f"Listening on {topic} at {address.url}. Ctrl-C ends.")
     shown = 0
-    with _listening(url, topic, ca) as (bus, inbox):
-        for frame in _frames(bus, inbox, topics, url=url, timeout_seconds=timeout):
+    with _listening(address, topic) as (bus, inbox):
+        for frame in _frames(bus, inbox, topics, url=address.url, timeout_seconds=timeout):
             _show(terminal, frame)
             shown += 1
             if shown == count:
@@ -74,9 +78,9 @@ def tail(
 
 
 @contextmanager
-def _listening(url: str, topic: str, ca: str | None) -> "Iterator[tuple[Bus, Inbox[BusEvent]]]":
+def _listening(address: "Address", topic: str) -> "Iterator[tuple[Bus, Inbox[BusEvent]]]":
     inbox: Inbox[BusEvent] = Inbox()
-    bus = Bus(url, f"fleetctl-tail-{os.getpid()}", inbox, ca=ca)
+    bus = Bus(address.url, f"fleetctl-tail-{os.getpid()}", inbox, ca=address.ca)
     bus.subscribe(topic, bytes_max=DETECTIONS_BYTES)
     bus.start()
     try:

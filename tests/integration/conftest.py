@@ -1,5 +1,7 @@
 """Real brokers, each in a folder of its own on a free loopback port."""
 
+import datetime as dt
+import ipaddress
 import selectors
 import socket
 import threading
@@ -10,6 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from controller.broker import (
     BrokerOptions,
@@ -222,3 +228,44 @@ def relay(broker: RunningBroker) -> Iterator[Relay]:
     made = Relay(broker.port)
     yield made
     made.close()
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Path:
+    """Make a certificate for loopback that vouches for itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
+    now = dt.datetime.now(dt.UTC)
+    loopback = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([loopback]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (tmp_path / "ca.pem").write_bytes(certificate.public_bytes(pem))
+    (tmp_path / "key.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return tmp_path
+
+
+def secure_url(house: BrokerHouse, authority: Path) -> str:
+    """Start a broker that also listens with that certificate."""
+    if house.kind != "mosquitto":
+        pytest.skip("one broker shows it: TLS is Python's own")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    listener = (
+        f"listener {port} 127.0.0.1\ncertfile {authority / 'ca.pem'}\n"
+        f"keyfile {authority / 'key.pem'}\nallow_anonymous true"
+    )
+    house.start(BrokerOptions(extra=listener))
+    return f"mqtts://127.0.0.1:{port}"

@@ -1,7 +1,5 @@
 """The bus itself: clean sessions, TLS, threads, bounds."""
 
-import datetime as dt
-import ipaddress
 import socket
 import ssl
 import threading
@@ -10,15 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from controller.broker import BrokerOptions, RunningBroker
+from controller.broker import RunningBroker
 from shared.bus import Bus, BusEvent, Connected, ConnectionFailed, Inbox, Received
 from shared.errors import MalformedError
 from shared.inbox import INBOX_BYTES
+from tests.integration.conftest import secure_url
 
 if TYPE_CHECKING:
     from tests.integration.conftest import BrokerHouse, MakeClient
@@ -37,46 +32,6 @@ def test_every_connection_asks_for_a_clean_session(make_client: "MakeClient") ->
                 flags.append(packet[9])
 
     assert all(flag & CLEAN_SESSION for flag in flags)
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Path:
-    """Make a certificate for loopback that vouches for itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
-    now = dt.datetime.now(dt.UTC)
-    loopback = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([loopback]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (tmp_path / "ca.pem").write_bytes(certificate.public_bytes(pem))
-    (tmp_path / "key.pem").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return tmp_path
-
-
-def secure_url(house: "BrokerHouse", authority: Path) -> str:
-    if house.kind != "mosquitto":
-        pytest.skip("one broker shows it: TLS is Python's own")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    listener = (
-        f"listener {port} 127.0.0.1\ncertfile {authority / 'ca.pem'}\n"
-        f"keyfile {authority / 'key.pem'}\nallow_anonymous true"
-    )
-    house.start(BrokerOptions(extra=listener))
-    return f"mqtts://127.0.0.1:{port}"
 
 
 def test_tls_takes_the_authority_as_text_and_as_a_path(
