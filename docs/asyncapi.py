@@ -4,9 +4,12 @@
     .venv/bin/python docs/asyncapi.py            # writes the file; a test says when it is stale
 
 Topics and owners are docs/protocol.md's; the schemas are msgspec's own, so they cannot disagree
-with what the code accepts.
+with what the code accepts. The examples in docs/examples.json were heard on the broker of a real
+`fleetctl demo`. Topics that are reserved for later are not here: nothing is published on them.
 """
 
+import base64
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +21,11 @@ from shared.detections import Detections
 from shared.identity import Identity
 from shared.messages import Counts, Health, Reported, Request, Response, RolloutReported
 from shared.plan import EntryDocument
+from shared.release import Manifest
 from shared.trust import BundleDocument, EnvelopeDocument
 
 PATH = Path(__file__).with_name("asyncapi.yaml")
+HEARD = Path(__file__).with_name("examples.json")
 BYTES = {"type": "string", "format": "binary"}
 CONTROLLER, AGENT, OPERATOR = "controller", "agent", "operator"
 SCHEMA_TEMPLATE = "#/components/schemas/{name}"
@@ -105,7 +110,7 @@ CHANNELS = {
     ),
 }  # fmt: skip
 # Signed documents that travel inside others: no message of their own, but of the contract.
-INSIDE: tuple[type[msgspec.Struct], ...] = (Identity, EntryDocument)
+INSIDE: tuple[type[msgspec.Struct], ...] = (Identity, EntryDocument, Manifest)
 PARAMETERS = {
     "fleet": "The fleet's name.",
     "device": "The device's id.",
@@ -116,16 +121,36 @@ PARAMETERS = {
 }
 
 
+def heard() -> dict[str, list[dict[str, object]]]:
+    """Return the real messages by channel, each with topic and payload."""
+    messages: dict[str, list[dict[str, object]]] = json.loads(HEARD.read_text(encoding="utf-8"))
+    return messages
+
+
+def heard_inside() -> dict[str, list[object]]:
+    """Return the real documents that travel inside of messages, by the name of their schema."""
+    (bundle,), (envelope,), (manifest,) = (
+        heard()[name] for name in ("trust", "identity", "manifest")
+    )
+    timestamp = json.loads(bundle["payload"]["files"]["timestamp.json"])
+    identity = json.loads(base64.b64decode(envelope["payload"]["payload"]))
+    plan = timestamp["signed"]["x-imxfleet"]["plan"]
+    return {"Identity": [identity], "EntryDocument": plan, "Manifest": [manifest["payload"]]}
+
+
 def document() -> dict[str, object]:
     """Return the AsyncAPI document."""
     types = [c.kind for c in CHANNELS.values() if c.kind is not None]
     schemas = msgspec.json.schema_components([*types, *INSIDE], ref_template=SCHEMA_TEMPLATE)[1]
+    for name, examples in heard_inside().items():
+        schemas[name]["examples"] = examples
     return {
         "asyncapi": "3.0.0",
         "info": {
             "title": "imxfleet over MQTT",
             "version": "1",
-            "description": "Written by docs/asyncapi.py; docs/protocol.md holds the rules.",
+            "description": "Written by docs/asyncapi.py; docs/protocol.md holds the rules, and "
+            "the topics that are reserved for later. Every message is here that anybody publishes.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",
@@ -170,11 +195,13 @@ def _operation(name: str, channel: Channel) -> dict[str, object]:
 
 
 def _message(name: str, channel: Channel) -> dict[str, object]:
-    if channel.kind is None:
+    content, payload = "application/json", channel.schema
+    if channel.kind is not None:
+        payload = {"$ref": SCHEMA_TEMPLATE.format(name=channel.kind.__name__)}
+    else:
         content = "text/plain" if name == "status" else "application/octet-stream"
-        return {"name": name, "contentType": content, "payload": channel.schema}
-    reference = SCHEMA_TEMPLATE.format(name=channel.kind.__name__)
-    return {"name": name, "contentType": "application/json", "payload": {"$ref": reference}}
+    examples = [{"summary": one["topic"], "payload": one["payload"]} for one in heard()[name]]
+    return {"name": name, "contentType": content, "payload": payload, "examples": examples}
 
 
 if __name__ == "__main__":

@@ -1,16 +1,13 @@
 """What the code sends and accepts is what docs/asyncapi.yaml says."""
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
+import json
 
 import jsonschema
 import msgspec
 import pytest
-import yaml
 
 from shared.detections import Class, Detections, Object
+from shared.identity import Identity
 from shared.messages import (
     CameraHealth,
     CameraReported,
@@ -33,9 +30,20 @@ from shared.messages import (
     TrustReported,
     WaveReported,
 )
+from shared.plan import EntryDocument, ProbeDocument, WindowDocument
+from shared.release import (
+    Decode,
+    File,
+    Golden,
+    Input,
+    Manifest,
+    Output,
+    Receipt,
+    Requires,
+)
 from shared.topics import Topics
+from tests.contract.contract import DOCS, Contract, generator, read_contract
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
 AT = "2026-11-24T03:00:00.123Z"
 SHA256 = "a" * 64
 
@@ -85,28 +93,38 @@ EXAMPLES = {
 }  # fmt: skip
 
 
-def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("asyncapi_generator", DOCS / "asyncapi.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+CLASSIFIED = Detections(
+    at=AT, run="k-1", seq=0, frame=0, release="helmet@8", task="classify", dnn_ms=None,
+    classes=(Class(label="cat", class_=3, score=0.8),),
+)  # fmt: skip
+INSIDE = (
+    EntryDocument(
+        rollout="r-7", attempt=2, action="hold", release="helmet@8", manifest_sha256=SHA256,
+        selector="role=door", pins=("gate-01", "gate-02/1"), salt="r-7", share=2**30,
+        deny=("gate-03",), window=WindowDocument(days=("mon",), begin="22:00", to="05:00"),
+        probe=ProbeDocument(seconds=60, valid_rate_permille=900, activation_seconds=720),
+    ),
+    Manifest(
+        name="helmet", version=8, task="pose", frame_rate=16, network_name="n0123456789ab",
+        input=Input(width=320, height=320, color="RGB"), labels=1, memory_bytes=3_890_000,
+        outputs=(Output(name="boxes", shape=(1, 300, 4), dtype="float32"),),
+        decode=Decode(threshold_permille=250, keypoints=17), requires=Requires(agent="0.1.0"),
+        golden=Golden(tolerance_permille=50), provenance={"licence": "AGPL-3.0"},
+        receipt=Receipt(metric="map50", float_permille=800, quantised_permille=None),
+        files=(File(role="labels", name="labels.txt", bytes=7, sha256=SHA256, blocks=(SHA256,)),),
+    ),
+)  # fmt: skip
+SIGNED = (Identity, EntryDocument, Manifest)
 
 
 @pytest.fixture(scope="module")
-def contract() -> dict[str, object]:
-    loaded = yaml.safe_load((DOCS / "asyncapi.yaml").read_text(encoding="utf-8"))
-    assert isinstance(loaded, dict)
-    return loaded
+def contract() -> Contract:
+    return read_contract()
 
 
-def validate(contract: dict[str, object], name: str, payload: object) -> None:
-    components = contract["components"]
-    assert isinstance(components, dict)
-    schema = components["messages"][name]["payload"]
-    jsonschema.Draft202012Validator({**schema, "components": components}).validate(payload)
+@pytest.fixture(scope="module")
+def heard() -> dict[str, list[dict[str, object]]]:
+    return json.loads((DOCS / "examples.json").read_text(encoding="utf-8"))
 
 
 def test_the_document_is_the_one_that_the_types_give() -> None:
@@ -114,30 +132,80 @@ def test_the_document_is_the_one_that_the_types_give() -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_what_the_code_encodes_is_what_the_contract_says(
-    contract: dict[str, object], name: str
-) -> None:
-    validate(contract, name, msgspec.json.decode(msgspec.json.encode(EXAMPLES[name])))
+def test_what_the_code_encodes_is_what_the_contract_says(contract: Contract, name: str) -> None:
+    contract.validate(name, msgspec.json.decode(msgspec.json.encode(EXAMPLES[name])))
 
 
-def test_a_classified_frame_is_within_the_contract(contract: dict[str, object]) -> None:
-    frame = Detections(
-        at=AT, run="k-1", seq=0, frame=0, release="helmet@8", task="classify", dnn_ms=None,
-        classes=(Class(label="cat", class_=3, score=0.8),),
-    )  # fmt: skip
-
-    validate(contract, "detections", msgspec.json.decode(msgspec.json.encode(frame)))
+def test_a_classified_frame_is_within_the_contract(contract: Contract) -> None:
+    contract.validate("detections", msgspec.json.decode(msgspec.json.encode(CLASSIFIED)))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_a_message_with_a_field_missing_is_outside_the_contract(
-    contract: dict[str, object], name: str
+    contract: Contract, name: str
 ) -> None:
     whole = msgspec.json.decode(msgspec.json.encode(EXAMPLES[name]))
     first = next(key for key in whole if key != "v")
 
     with pytest.raises(jsonschema.ValidationError):
-        validate(contract, name, {key: value for key, value in whole.items() if key != first})
+        contract.validate(name, {key: value for key, value in whole.items() if key != first})
+
+
+def test_a_message_with_a_field_that_the_contract_does_not_name_is_outside_it(
+    contract: Contract,
+) -> None:
+    whole = msgspec.json.decode(msgspec.json.encode(EXAMPLES["counts"]))
+
+    with pytest.raises(jsonschema.ValidationError):
+        contract.validate("counts", {**whole, "more": 1})
+
+
+def test_every_channel_has_messages_that_were_really_heard_on_it(
+    contract: Contract, heard: dict[str, list[dict[str, object]]]
+) -> None:
+    for name in contract.channels:
+        assert heard[name]
+        for message in heard[name]:
+            payload = message["payload"]
+            data = payload.encode() if isinstance(payload, str) else json.dumps(payload).encode()
+            assert contract.judge(str(message["topic"]), data) == name
+
+
+def test_the_code_reads_every_document_that_was_really_heard(
+    heard: dict[str, list[dict[str, object]]],
+) -> None:
+    inside = generator().heard_inside()
+    kinds = {name: c.kind for name, c in generator().CHANNELS.items() if c.kind is not None}
+
+    for name, kind in kinds.items():
+        for message in heard[name]:
+            msgspec.convert(message["payload"], kind, strict=True)
+    for kind in SIGNED:
+        assert inside[kind.__name__]
+        for document in inside[kind.__name__]:
+            msgspec.convert(document, kind, strict=True)
+
+
+def test_no_schema_is_without_an_example(
+    contract: Contract, heard: dict[str, list[dict[str, object]]]
+) -> None:
+    contract.used.clear()
+
+    for name in contract.channels:
+        for message in heard[name]:
+            contract.validate(name, message["payload"])
+    for name, example in [*EXAMPLES.items(), ("detections", CLASSIFIED)]:
+        contract.validate(name, msgspec.json.decode(msgspec.json.encode(example)))
+    for kind, example in [*((type(one), one) for one in INSIDE), *heard_inside()]:
+        plain = msgspec.json.decode(msgspec.json.encode(example))
+        contract.validate_as({"$ref": f"#/components/schemas/{kind.__name__}"}, plain)
+
+    assert set(contract.schemas) - contract.used == set()
+
+
+def heard_inside() -> list[tuple[type, object]]:
+    inside = generator().heard_inside()
+    return [(kind, document) for kind in SIGNED for document in inside[kind.__name__]]
 
 
 def test_every_topic_of_the_contract_is_one_that_the_code_reads() -> None:
