@@ -60,8 +60,8 @@ def _machine() -> Iterator[Finding]:
     yield Finding("python", "ok" if is_new else "error", version)
     yield _tried("NATS server", _nats)
     yield _tried("Mosquitto", _mosquitto)
-    yield _module("onnxruntime", "simulated cameras and `demo`", extra="sim")
-    yield _module("torch", "`model build`", extra="export")
+    yield _module("onnxruntime", "simulated cameras and `demo`", remedy="make demo")
+    yield _module("torch", "`model build`", remedy="make export")
     yield _java()
 
 
@@ -124,10 +124,10 @@ def _mosquitto() -> str:
     return str(find_mosquitto())
 
 
-def _module(name: str, purpose: str, *, extra: str) -> Finding:
+def _module(name: str, purpose: str, *, remedy: str) -> Finding:
     if find_spec(name) is not None:
         return Finding(name, "ok", f"installed, for {purpose}")
-    return Finding(name, "warning", f"missing; {purpose} needs pip install 'imxfleet[{extra}]'")
+    return Finding(name, "warning", f"missing; {purpose} needs it: `{remedy}` installs it")
 
 
 def _java() -> Finding:

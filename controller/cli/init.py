@@ -15,7 +15,9 @@ from controller.cli.terminal import (
 EXAMPLE = """\
 version: 1
 fleet: my-fleet
-broker: {url: "mqtt://127.0.0.1:1883", embedded: true}
+broker: {embedded: true} # `fleetctl broker run`; a site writes {url: "mqtt://broker.lan:1883"}
+
+defaults: {camera: simulated} # on a Raspberry Pi: auto
 
 devices:
   cam-1: {labels: {role: door}}

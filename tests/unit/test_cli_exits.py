@@ -98,6 +98,15 @@ def test_without_a_terminal_init_asks_for_a_descriptor(tmp_path: Path) -> None:
     assert b"--passphrase-fd" in ran.stderr
 
 
+def test_the_example_that_init_writes_is_a_fleet_that_init_takes(tmp_path: Path) -> None:
+    written = _fleetctl(tmp_path, "init")
+    taken = _fleetctl(tmp_path, "init")
+
+    assert written.returncode == Exit.OK
+    assert load_fleet(tmp_path / "fleet.yaml").devices.keys() == {"cam-1"}
+    assert taken.returncode == Exit.UNTRUSTED, "it asks for a passphrase: the file was read"
+
+
 def _fleetctl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [sys.executable, "-m", "controller", *arguments],
