@@ -18,19 +18,14 @@ import torch
 import ultralytics.utils.export.imx as stock
 from ultralytics import YOLO
 
-from controller.export.convert import (
-    convert,
-    memory_bytes,
-    network_name,
-    normalise_zip,
-    output_shapes,
-)
+from controller.export.convert import convert, memory_bytes, output_shapes
 from controller.export.facts import Facts
 from controller.export.lower import lower
-from controller.export.pack import FILE_NAMES
+from controller.export.pack import FILE_NAMES, collect
 from controller.export.quantise import Batches, batches_of, export_onnx, inference_centred, quantise
 from controller.export.wire import KEPT, BuildRequest, Job, Progress
-from shared.errors import ExportError
+from shared.decode.labels import write_labels
+from shared.errors import ExportError, RefusedError
 from shared.release import Input, Output, Task
 
 LICENCE = "AGPL-3.0"  # Of models that Ultralytics trained.
@@ -96,7 +91,15 @@ def _load(chain: _Chain) -> YOLO:
         ) from error
     if model.task not in TASKS:
         raise ExportError(f"expected a model for {' or '.join(TASKS)}, got one for {model.task}")
+    try:
+        write_labels(_labels(model))  # Now, not after minutes.
+    except RefusedError as error:
+        raise ExportError(f"the model's class names do not do: {error}") from error
     return model
+
+
+def _labels(model: YOLO | torch.nn.Module) -> tuple[str, ...]:
+    return tuple(str(label) for label in model.names.values())
 
 
 def _export(
@@ -121,10 +124,9 @@ def _export(
     _convert(chain, network)
     facts = _facts(chain, model, network, batches)
     chain.tell(Progress("lower", text="the simulator graph"))
-    labels = tuple(str(label) for label in model.names.values())
+    labels = _labels(model)
     lower(network, chain.package / FILE_NAMES["simulator"], facts=facts, labels=labels)
-    text = "".join(f"{label}\n" for label in labels)
-    (chain.package / FILE_NAMES["labels"]).write_text(text, encoding="utf-8")
+    (chain.package / FILE_NAMES["labels"]).write_bytes(write_labels(labels))
     if chain.request.keep is not None:
         _keep(chain, network, metadata)
     chain.facts.append(facts)
@@ -152,21 +154,14 @@ def _convert(chain: _Chain, network: Path) -> None:
         chain.tell(Progress("convert", min(lines, CONVERTER_LINES), CONVERTER_LINES, line))
 
     convert(network, converted, told=told)
-    package = chain.package
-    normalise_zip(converted / "packerOut.zip", package / FILE_NAMES["network"])
-    shutil.copyfile(converted / "dnnParams.xml", package / FILE_NAMES["dnn_params"])
-    report = converted / f"{network.stem}_MemoryReport.json"
-    shutil.copyfile(report, package / FILE_NAMES["memory_report"])
+    collect(converted, chain.package, network=network.stem)
 
 
 def _facts(chain: _Chain, model: torch.nn.Module, network: Path, batches: Batches) -> Facts:
-    named = network_name(chain.package / FILE_NAMES["dnn_params"])
-    if named != network.stem:
-        raise ExportError(f"expected the network to be named {network.stem}, got {named}")
     request = chain.request
     return Facts(
         task=model.task,
-        network_name=named,
+        network_name=network.stem,
         input=Input(width=request.imgsz, height=request.imgsz, color="RGB"),
         outputs=_outputs(model.task, network, chain.package / FILE_NAMES["dnn_params"]),
         threshold_permille=request.threshold_permille,

@@ -9,21 +9,34 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 import zipfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
-from shared.errors import ExportError
+from shared.errors import ExportError, LimitError, StorageError
+from shared.files import read_bounded
 
-EXIT_MEMORY, EXIT_UNSUPPORTED = 1, 3  # Its exit codes, as tried.
+EXITS_OPERATION = (
+    2,
+    3,
+)  # An operation, or a use of one, that the sensor cannot do. 1 is any error.
+NOT_ENOUGH_MEMORY = "Not enough memory"  # Of the sensor; its exit code is 1.
 LINES_KEPT = 8  # Of its output, for the error message.
 LINE_CHARACTERS_MAX = 300
+XML_BYTES_MAX = 1024 * 1024  # A detector's dnnParams.xml takes 2.6 KB.
+REPORT_BYTES_MAX = 64 * 1024
 ZIP_BYTES_MAX = 64 * 1024 * 1024  # Unpacked; far above what a sensor can hold.
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # The earliest that the format knows.
 _DATE = re.compile(rb'("Date[^"]*"\s*:\s*")[^"]*')
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _BYTES = re.compile(r"([0-9]+) ?B")
-_AROUND = re.compile(r"^[-0-9:,. ]*(?:[A-Z]+ : )?(?:CODE: )?|\[/[^]]*\]$")  # Time, level, source.
+_SHELL_SIGNAL = 128  # A shell's exit code for a program that a signal ended, less the signal.
+_TIMED = r"^[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:,.]+ "
+_AROUND = re.compile(_TIMED + r"[A-Z]+ ?: (?:CODE: )?|\[/[^]]*\]$")  # Time, level, source.
+_ERROR = re.compile(_TIMED + "ERROR ?: ")
 
 Told = Callable[[str], None]
 
@@ -38,19 +51,20 @@ class _Report(msgspec.Struct, frozen=True):
     memory: _Memory = msgspec.field(name="Memory Report")
 
 
-def convert(network: Path, target: Path, *, told: Told) -> None:
+def convert(network: Path, target: Path, *, told: Told, converter: Path | None = None) -> None:
     """Turn the quantised ONNX file into what the sensor loads.
 
     Args:
         network: The ONNX file; its stem becomes the network's name.
         target: The folder for the converter's files.
         told: Is called with each line that the converter prints.
+        converter: Its program; None: the one of this interpreter's environment.
 
     Raises:
         ExportError: The network does not fit the sensor, or has an operation it cannot do.
     """
     command = [
-        str(Path(sys.executable).with_name("imxconv-pt")),
+        str(converter or Path(sys.executable).with_name("imxconv-pt")),
         *("-i", str(network)),
         *("-o", str(target)),
         *("--no-input-persistency", "--overwrite-output"),
@@ -73,57 +87,56 @@ def convert(network: Path, target: Path, *, told: Told) -> None:
 
 
 def _follow(lines: Iterator[str] | None, told: Told) -> list[str]:
-    last: list[str] = []
+    """Return the last errors; where it calls nothing an error, the last lines."""
+    last, errors = deque[str](maxlen=LINES_KEPT), deque[str](maxlen=LINES_KEPT)
     for line in lines or ():
         text = _AROUND.sub("", line.strip())[:LINE_CHARACTERS_MAX].strip()
         if text:
             told(text)
-            last = [*last[-LINES_KEPT + 1 :], text]
-    return last
+            last.append(text)
+            if _ERROR.match(line):
+                errors.append(text)
+    return list(dict.fromkeys(errors or last))  # It says some errors twice.
 
 
 def _explain(returncode: int, last: list[str]) -> str:
     said = " | ".join(last)
-    match returncode:
-        case code if code == EXIT_MEMORY:
-            reason = (
-                "the network does not fit the sensor (8 MB for weights and working memory), or the "
-                "converter ran out of memory: use a smaller model or a smaller --imgsz"
-            )
-        case code if code == EXIT_UNSUPPORTED:
-            reason = (
-                "the network has an operation that the sensor cannot do: use YOLO11n or YOLOv8n "
-                "without changes to their layers"
-            )
-        case code if code < 0:
-            reason = f"it was ended by signal {-code}; 9 is what Linux sends when memory is short"
-        case code:
-            reason = f"it ended with exit code {code}"
+    ended_by = -returncode if returncode < 0 else returncode - _SHELL_SIGNAL
+    if NOT_ENOUGH_MEMORY in said:
+        reason = "the network does not fit the sensor: use a smaller model or a smaller --imgsz"
+    elif returncode in EXITS_OPERATION:
+        reason = (
+            "the network has an operation that the sensor cannot do: use YOLO11n or YOLOv8n "
+            "without changes to their layers"
+        )
+    elif ended_by > 0:
+        reason = f"it was ended by signal {ended_by}; 9 is what Linux sends when memory is short"
+    else:
+        reason = f"it ended with exit code {returncode}"
     return f"Sony's converter failed: {reason}. It said: {said}"
 
 
 def network_name(dnn_params: Path) -> str:
     """Return the name that the network carries, as every frame of a sensor will show it."""
-    try:
-        root = ET.parse(dnn_params).getroot()  # noqa: S314 - our own converter wrote it.
-    except (OSError, ET.ParseError) as error:
-        raise ExportError(f"the converter wrote no readable dnnParams.xml: {error}") from error
-    names = [name for element in root.iter("network") if (name := element.get("name"))]
-    if len(names) != 1:
-        raise ExportError(f"expected one network in dnnParams.xml, got {len(names)}")
-    return names[0]
+    return _network(dnn_params).get("name", "")
 
 
 def output_shapes(dnn_params: Path) -> tuple[tuple[int, ...], ...]:
     """Return the shape of each output tensor without the batch, in the network's order.
 
     The graph leaves the sides behind its NMS open; the converter knows them.
+
+    Raises:
+        ExportError: The file does not say.
     """
-    tensors = ET.parse(dnn_params).getroot().iter("outputTensor")  # noqa: S314 - our converter's.
-    ordered = sorted(tensors, key=lambda tensor: int(tensor.get("ordinal", "0")))
-    return tuple(
-        tuple(int(side.get("size", "0")) for side in tensor.iter("dimension")) for tensor in ordered
+    tensors = _in_order(_network(dnn_params).iter("outputTensor"))
+    shapes = tuple(
+        tuple(_number(side, "size") for side in _in_order(tensor.iter("dimension")))
+        for tensor in tensors
     )
+    if not shapes or not all(shape and min(shape) > 0 for shape in shapes):
+        raise ExportError(f"expected outputs with a shape in dnnParams.xml, got {shapes}")
+    return shapes
 
 
 def memory_bytes(report: Path) -> int:
@@ -133,8 +146,9 @@ def memory_bytes(report: Path) -> int:
         ExportError: The report does not say, or says that the network does not fit.
     """
     try:
-        document = msgspec.json.decode(report.read_bytes(), type=_Report).memory
-    except (OSError, msgspec.DecodeError) as error:
+        data = read_file(report, bytes_max=REPORT_BYTES_MAX)
+        document = msgspec.json.decode(data, type=_Report).memory
+    except (msgspec.DecodeError, UnicodeError) as error:
         raise ExportError(f"the converter wrote no readable memory report: {error}") from error
     match = _BYTES.fullmatch(document.usage)
     if match is None:
@@ -148,7 +162,57 @@ def memory_bytes(report: Path) -> int:
 
 
 def normalise_zip(source: Path, target: Path) -> None:
-    """Write the archive again, with no date in it."""
+    """Write the archive again, with no date in it.
+
+    Raises:
+        ExportError: It is not there, not whole, or unpacks to more than its limit.
+    """
+    try:
+        _rewrite(source, target)
+    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise ExportError(f"the converter wrote no readable {source.name}: {error}") from error
+
+
+def read_file(path: Path, *, bytes_max: int) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        ExportError: It is not there, cannot be read, or is longer than ``bytes_max``.
+    """
+    try:
+        data = read_bounded(path, bytes_max)
+    except (LimitError, StorageError) as error:
+        raise ExportError(str(error)) from error
+    if data is None:
+        raise ExportError(f"there is no {path}")
+    return data
+
+
+def _network(dnn_params: Path) -> ET.Element:
+    """Return the one network that the file describes."""
+    data = read_file(dnn_params, bytes_max=XML_BYTES_MAX)
+    try:
+        root = ET.fromstring(data)  # noqa: S314 - bounded, and our own converter wrote it.
+    except ET.ParseError as error:
+        raise ExportError(f"the converter wrote no readable {dnn_params.name}: {error}") from error
+    networks = [element for element in root.iter("network") if element.get("name")]
+    if len(networks) != 1:
+        raise ExportError(f"expected one network in {dnn_params.name}, got {len(networks)}")
+    return networks[0]
+
+
+def _in_order(elements: Iterable[ET.Element]) -> list[ET.Element]:
+    return sorted(elements, key=lambda element: _number(element, "ordinal"))
+
+
+def _number(element: ET.Element, attribute: str) -> int:
+    text = element.get(attribute, "")
+    if _NUMBER.fullmatch(text) is None:
+        raise ExportError(f"expected a number as {element.tag}'s {attribute}, got {text[:80]!r}")
+    return int(text)
+
+
+def _rewrite(source: Path, target: Path) -> None:
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         if sum(entry.file_size for entry in old.infolist()) > ZIP_BYTES_MAX:
             raise ExportError(f"expected at most {ZIP_BYTES_MAX} bytes in {source.name}")

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import onnxruntime
 
+from controller.export.convert import read_file
 from shared.errors import ExportError
 from shared.limits import FILE_BYTES
 from shared.release import Input, Output, Task
@@ -41,13 +42,7 @@ def read_facts(graph: Path) -> Facts:
     Raises:
         ExportError: It is not a graph that this exporter wrote.
     """
-    try:
-        with graph.open("rb") as file:
-            data = file.read(FILE_BYTES + 1)
-    except OSError as error:
-        raise ExportError(f"cannot read the simulator graph {graph}: {error}") from error
-    if len(data) > FILE_BYTES:
-        raise ExportError(f"expected a simulator graph of at most {FILE_BYTES} bytes: {graph}")
+    data = read_file(graph, bytes_max=FILE_BYTES)
     text = _metadata(data, graph).get(FACTS_KEY)
     if text is None:
         raise ExportError(f"expected a graph that `fleetctl model build` wrote, got {graph}")

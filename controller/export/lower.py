@@ -4,11 +4,12 @@ Sony's operators run as Python callbacks there (half a second a frame and more);
 milliseconds and give the same numbers:
 
 - weights are stored as the integers that the sensor gets, and a Cast and a Mul give them back;
-- each activation quantiser becomes Mul, Round, Clip, Mul. Not QuantizeLinear: that is off by up to
-  200 px in the coordinates;
+- each activation quantiser becomes Mul (or Div, where the step is no power of two), Round, Clip,
+  Mul. Not QuantizeLinear: that is off by up to 200 px in the coordinates;
 - the NMS is cut off and its parameters go into the metadata: shared/graph.py does it in numpy.
 
-Any other operator of a foreign domain is refused: a graph that is nearly right proves nothing.
+Any other operator of a foreign domain is refused, MCT's with look-up tables too: a graph that is
+nearly right proves nothing.
 """
 
 import json
@@ -27,7 +28,10 @@ from shared.errors import ExportError
 from shared.graph import LOWERED_KEY, NETWORK_NAME_KEY
 
 QUANTISERS = "mct_quantizers"  # The domain of MCT's operators.
+WEIGHTS = frozenset({"WeightsPOTQuantizer", "WeightsSymmetricQuantizer"})
+ACTIVATIONS = frozenset({"ActivationPOTQuantizer", "ActivationSymmetricQuantizer"})
 NMS_DOMAIN = "EdgeMDT"
+NMS_OPERATIONS = frozenset({"MultiClassNMS", "MultiClassNMSWithIndices"})
 NMS_PARAMETERS = ("score_threshold", "iou_threshold", "max_detections")
 _STORED_BITS_MAX = 8  # Weights of more bits stay float32.
 
@@ -100,17 +104,17 @@ def lower(source: Path, target: Path, *, facts: Facts, labels: Iterable[str]) ->
 
 
 def _lower_node(lowering: _Lowering, node: onnx.NodeProto) -> None:
-    match node.domain:
-        case "":
+    match node.domain, node.op_type:
+        case "", _:
             lowering.nodes.append(node)
-        case domain if domain == QUANTISERS and node.op_type.startswith("Weights"):
+        case domain, name if domain == QUANTISERS and name in WEIGHTS:
             _lower_weights(lowering, node)
-        case domain if domain == QUANTISERS:
+        case domain, name if domain == QUANTISERS and name in ACTIVATIONS:
             _lower_activation(lowering, node, _quantiser(node, None))
-        case domain if domain == NMS_DOMAIN and lowering.nms is None:
+        case domain, name if domain == NMS_DOMAIN and name in NMS_OPERATIONS and not lowering.nms:
             lowering.nms = node
-        case domain:
-            raise ExportError(f"no plain form is known of the operator {domain}::{node.op_type}")
+        case domain, name:
+            raise ExportError(f"no plain form is known of the operator {domain}::{name}")
 
 
 def _lower_weights(lowering: _Lowering, node: onnx.NodeProto) -> None:
@@ -139,8 +143,11 @@ def _lower_activation(lowering: _Lowering, node: onnx.NodeProto, quantiser: _Qua
     if quantiser.axis is not None:
         raise ExportError(f"no plain form is known of {node.name}: it has a step for each channel")
     output, step = node.output[0], quantiser.steps.reshape(())
-    inverse = np.float32(1.0 / float(step))
-    scaled = lowering.add("Mul", [node.input[0], _scalar(lowering, inverse)], f"{output}_m")
+    if float(np.frexp(step)[0]) == 0.5:  # noqa: PLR2004 - a power of two: as exact, and faster.
+        inverse = _scalar(lowering, np.float32(1.0 / float(step)))
+        scaled = lowering.add("Mul", [node.input[0], inverse], f"{output}_m")
+    else:
+        scaled = lowering.add("Div", [node.input[0], _scalar(lowering, step)], f"{output}_m")
     rounded = lowering.add("Round", [scaled], f"{output}_r")
     bounds = [_scalar(lowering, np.float32(bound)) for bound in (quantiser.low, quantiser.high)]
     clipped = lowering.add("Clip", [rounded, *bounds], f"{output}_c")

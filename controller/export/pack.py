@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
+from controller.export.convert import network_name, normalise_zip, read_file
 from controller.export.facts import read_facts
 from shared.blocks import split_file
 from shared.decode.labels import read_labels
@@ -32,6 +33,23 @@ FILE_NAMES: dict[Role, str] = {
     "memory_report": "MemoryReport.json",
     "simulator": "simulator.onnx",
 }
+
+
+def collect(converted: Path, package: Path, *, network: str) -> None:
+    """Take what a release needs of the converter's folder into the package's, with no date in it.
+
+    Raises:
+        ExportError: A file is missing, too large, or bears another network's name.
+    """
+    normalise_zip(converted / "packerOut.zip", package / FILE_NAMES["network"])
+    wanted: dict[Role, str] = {
+        "dnn_params": "dnnParams.xml",
+        "memory_report": f"{network}_MemoryReport.json",
+    }
+    for role, name in wanted.items():
+        data = read_file(converted / name, bytes_max=FILE_BYTES)
+        (package / FILE_NAMES[role]).write_bytes(data)
+    _check_name(package / FILE_NAMES["dnn_params"], network)
 
 
 def files_of(folder: Path) -> dict[Role, Path]:
@@ -64,7 +82,12 @@ def make_release(
         if role not in paths:
             raise ExportError(f"expected a {FILE_NAMES[role]} in the package {source}")
     facts = read_facts(paths["simulator"])
-    contents = {FILE_NAMES[role]: _read(path) for role, path in sorted(paths.items())}
+    if "dnn_params" in paths:
+        _check_name(paths["dnn_params"], facts.network_name)
+    contents = {
+        FILE_NAMES[role]: read_file(path, bytes_max=FILE_BYTES)
+        for role, path in sorted(paths.items())
+    }
     manifest = Manifest(
         name=name,
         version=version,
@@ -85,6 +108,13 @@ def make_release(
     return _as_agents_read(manifest), contents
 
 
+def _check_name(dnn_params: Path, expected: str) -> None:
+    """Refuse a network of another name: a frame would prove something else than it shows."""
+    named = network_name(dnn_params)
+    if named != expected:
+        raise ExportError(f"expected the network to be named {expected}, got {named[:80]!r}")
+
+
 def _as_agents_read(manifest: Manifest) -> Manifest:
     """Return the manifest as an agent will read it: what it would refuse is refused here."""
     data = encode_manifest(manifest)
@@ -99,14 +129,3 @@ def _file(role: Role, data: bytes) -> File:
         sha256=sha256(data).hexdigest(),
         blocks=tuple(block.sha256 for block in split_file(data)),
     )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(FILE_BYTES + 1)
-    except OSError as error:
-        raise ExportError(f"cannot read {path}: {error}") from error
-    if len(data) > FILE_BYTES:
-        raise ExportError(f"expected at most {FILE_BYTES} bytes in {path}")
-    return data

@@ -1,0 +1,461 @@
+"""The simulator graph against what it stands for: Sony's own operators, and two other NMS."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from shared.errors import ExportError
+from shared.graph import Graph, Nms, multiclass_nms
+from shared.release import Input
+
+onnx = pytest.importorskip("onnx")
+torch = pytest.importorskip("torch")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("mct_quantizers")
+
+pytestmark = [pytest.mark.export, pytest.mark.filterwarnings("ignore")]
+
+SIDE = 32
+CELLS = SIDE // 4
+CLASSES = 3
+BINS = 8
+LABELS = ("circle", "square", "triangle")
+
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+Batches = Callable[[], Iterator[list["torch.Tensor"]]]
+
+
+class Dfl(torch.nn.Module):
+    """As YOLO's: a distribution over distances becomes their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(BINS, 1, 1, bias=False)
+        self.conv.weight.data[:] = torch.arange(float(BINS)).view(1, BINS, 1, 1)
+
+    def forward(self, x: "torch.Tensor") -> "torch.Tensor":
+        _, _, cells = x.shape
+        shares = x.view(-1, 4, BINS, cells).transpose(2, 1).softmax(1)
+        return self.conv(shares).view(-1, 4, cells)
+
+
+class Detector(torch.nn.Module):
+    """A detector of 64 cells with a YOLO head's operations and no training."""
+
+    task = "detect"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 8, 3, 2, 1)
+        self.second = torch.nn.Conv2d(8, 8, 3, 2, 1)
+        self.boxes = torch.nn.Conv2d(8, 4 * BINS, 1)
+        self.scores = torch.nn.Conv2d(8, CLASSES, 1)
+        self.dfl = Dfl()
+        cells = torch.arange(float(CELLS)) + 0.5
+        y, x = torch.meshgrid(cells, cells, indexing="ij")
+        self.register_buffer("anchors", torch.stack([x.flatten(), y.flatten()])[None] - CELLS / 2)
+
+    def forward(self, images: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor"]:
+        silu = torch.nn.functional.silu
+        features = silu(self.second(silu(self.first(images))))
+        distances = self.dfl(self.boxes(features).view(-1, 4 * BINS, CELLS**2))
+        left_top, right_bottom = distances.chunk(2, 1)
+        corners = torch.cat([self.anchors - left_top, self.anchors + right_bottom], 1)
+        scores = self.scores(features).view(-1, CLASSES, CELLS**2).sigmoid()
+        return (corners * 4 + SIDE / 2).transpose(1, 2), scores.permute(0, 2, 1)
+
+
+class Classifier(torch.nn.Module):
+    task = "classify"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 8, 3, 2, 1)
+        self.last = torch.nn.Linear(8, CLASSES)
+
+    def forward(self, images: "torch.Tensor") -> "torch.Tensor":
+        features = torch.nn.functional.silu(self.first(images)).mean((2, 3))
+        return self.last(features).softmax(1)
+
+
+def exported(model: "torch.nn.Module", folder: Path) -> Path:
+    """Quantise and write a network with the exporter's own functions."""
+    from controller.export.quantise import export_onnx, quantise  # noqa: PLC0415 - see `official`.
+    from controller.export.wire import BuildRequest  # noqa: PLC0415
+
+    generator = torch.Generator().manual_seed(1)
+    pictures = torch.rand(4, 3, SIDE, SIDE, generator=generator)
+
+    def batches() -> Iterator[list["torch.Tensor"]]:
+        yield [pictures]
+
+    target = folder / f"n{model.task}.onnx"
+    request = BuildRequest(model="", data="", out="", objects_max=6, iou_permille=500)
+    export_onnx(
+        quantise(model.eval(), batches=batches),
+        target,
+        task=model.task,
+        request=request,
+        batches=batches,
+    )
+    return target
+
+
+def lowered(source: Path, task: str = "detect") -> bytes:
+    from controller.export.facts import Facts  # noqa: PLC0415
+    from controller.export.lower import lower  # noqa: PLC0415
+
+    facts = Facts(
+        task=task,
+        network_name=source.stem,
+        input=Input(width=SIDE, height=SIDE, color="RGB"),
+        outputs=(),
+        threshold_permille=250,
+        memory_bytes=0,
+        provenance={},
+    )
+    target = source.with_suffix(".lowered")
+    lower(source, target, facts=facts, labels=LABELS)
+    return target.read_bytes()
+
+
+def official(source: Path) -> "onnxruntime.InferenceSession":
+    """Return Sony's operators on the network as it was exported, without optimisations.
+
+    They are imported here and not above: what they warn of would be an error there.
+    """
+    import edgemdt_cl.pytorch.nms.nms_ort  # noqa: F401, PLC0415 - registers the NMS.
+    from mct_quantizers import get_ort_session_options  # noqa: PLC0415
+
+    options = get_ort_session_options()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+
+
+def run_official(session: "onnxruntime.InferenceSession", picture: Pixels) -> list[Floats]:
+    tensor = picture.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
+    outputs: list[Floats] = session.run(None, {session.get_inputs()[0].name: tensor})
+    return outputs
+
+
+def pictures() -> list[Pixels]:
+    """Noise of several kinds, black, white."""
+    random = np.random.default_rng(7)
+    noise = [random.integers(0, 256, (SIDE, SIDE, 3)) for _ in range(8)]
+    coarse = [np.kron(random.integers(0, 256, (4, 4, 3)), np.ones((8, 8, 1))) for _ in range(8)]
+    flat = [np.full((SIDE, SIDE, 3), level) for level in (0, 127, 255)]
+    return [picture.astype(np.uint8) for picture in (*noise, *coarse, *flat)]
+
+
+@pytest.fixture(scope="module")
+def tiny_detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = Detector()
+    for name, value in model.named_parameters():
+        if not name.startswith("dfl"):
+            value.data.mul_(3)  # So that scores and boxes differ from cell to cell.
+    model.scores.bias.data -= 1.5
+    return exported(model, tmp_path_factory.mktemp("detector"))
+
+
+@pytest.fixture(scope="module")
+def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    return exported(Classifier(), tmp_path_factory.mktemp("classifier"))
+
+
+def test_a_detector_gives_bit_for_bit_what_sonys_operators_give(tiny_detector: Path) -> None:
+    session, graph = official(tiny_detector), Graph(lowered(tiny_detector), is_exact=True)
+    counts = []
+
+    for picture in pictures():
+        expected, got = run_official(session, picture), graph.run(picture)
+        assert len(got) == len(expected) == 4
+        for ours, sonys in zip(got, expected, strict=True):
+            assert np.array_equal(ours, sonys)
+        counts.append(int(got[3].item()))
+
+    assert len(set(counts)) > 2  # The pictures tell networks apart.
+    assert (min(counts), max(counts)) == (0, 6)  # None found, and the limit reached.
+
+
+def test_a_classifier_gives_bit_for_bit_what_sonys_operators_give(tiny_classifier: Path) -> None:
+    session, graph = (
+        official(tiny_classifier),
+        Graph(lowered(tiny_classifier, "classify"), is_exact=True),
+    )
+    best = set()
+
+    for picture in pictures():
+        (expected,), (got,) = run_official(session, picture), graph.run(picture)
+        assert np.array_equal(got, expected)
+        best.add(got.tobytes())
+
+    assert len(best) > 2
+
+
+def test_onnxruntimes_optimisations_move_a_score_by_steps_not_more(tiny_classifier: Path) -> None:
+    data = lowered(tiny_classifier, "classify")
+    exact, fast = Graph(data, is_exact=True), Graph(data)
+
+    for picture in pictures():
+        (expected,), (got,) = exact.run(picture), fast.run(picture)
+        assert np.abs(got - expected).max() <= 2 / 256
+
+
+def test_the_graph_is_plain_names_its_network_and_stores_bytes(tiny_detector: Path) -> None:
+    data = lowered(tiny_detector)
+    model = onnx.load_model_from_string(data)
+
+    assert {node.domain for node in model.graph.node} == {""}
+    assert Graph(data).network_name == tiny_detector.stem
+    assert Graph(data).input_size == (SIDE, SIDE)
+    properties = {one.key: one.value for one in model.metadata_props}
+    assert json.loads(properties["names"]) == list(LABELS)
+    nms = json.loads(properties["imx_lowered"])["nms"]
+    assert nms["max_detections"] == 6
+    assert nms["iou_threshold"] == pytest.approx(0.5)
+    stored = {tuple(one.dims): one.data_type for one in model.graph.initializer}
+    assert stored[(8, 8, 3, 3)] == onnx.TensorProto.INT8
+
+
+def test_two_lowerings_of_one_network_are_the_same_bytes(tiny_detector: Path) -> None:
+    assert lowered(tiny_detector) == lowered(tiny_detector)
+
+
+def test_coordinates_take_sixteen_bits_and_scores_eight() -> None:
+    from controller.export.quantise import coordinate_nodes  # noqa: PLC0415
+
+    names = coordinate_nodes(Detector())
+
+    assert {name.rstrip("_0123456789") for name in names} == {"sub", "add", "cat", "mul"}
+    assert coordinate_nodes(Classifier()) == ()
+
+
+# One operator at a time.
+def one_operator(
+    folder: Path,
+    operation: str,
+    *,
+    weights: Floats | None = None,
+    thresholds: list[float] | None = None,
+    computed: bool = False,
+    domain: str = "mct_quantizers",
+    **attributes: object,
+) -> Path:
+    """Write a graph of one quantiser: of its input, or of weights that are added to its input."""
+    helper = onnx.helper
+    images = helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [1, 3, SIDE, SIDE])
+    out = helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)
+    constants, nodes, inputs = [], [], ["images"]
+    if weights is not None:
+        constants.append(onnx.numpy_helper.from_array(weights, "weights"))
+        inputs = ["weights"]
+    if computed:
+        nodes.append(helper.make_node("Transpose", ["weights"], ["turned"], perm=[0, 1, 3, 2]))
+        inputs = ["turned"]
+    if thresholds is not None:
+        constants.append(onnx.numpy_helper.from_array(np.float32(thresholds), "thresholds"))
+        inputs.append("thresholds")
+    target = "out" if weights is None else "quantised"
+    nodes.append(helper.make_node(operation, inputs, [target], domain=domain, **attributes))
+    if weights is not None:
+        nodes.append(helper.make_node("Add", ["images", "quantised"], ["out"]))
+    graph = helper.make_graph(nodes, "one", [images], [out], constants)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(domain, 1)]
+    path = folder / "n1.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    return path
+
+
+def both(path: Path, values: Floats) -> tuple[Floats, Floats]:
+    """Return what Sony's operator and what the lowered graph make of the values."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    plain = onnxruntime.InferenceSession(lowered(path), options, providers=["CPUExecutionProvider"])
+    (expected,) = official(path).run(None, {"images": values})
+    (got,) = plain.run(None, {"images": values})
+    return expected, got
+
+
+def hard_values(step: float) -> Floats:
+    """Values between two steps, on a step, just beside, and far out of range."""
+    random = np.random.default_rng(3)
+    values = random.normal(0, 300 * step, (1, 3, SIDE, SIDE)).astype(np.float32)
+    halves = (np.arange(-300, 300) + 0.5) * step
+    near = np.nextafter(halves.astype(np.float32), np.float32(np.inf))
+    flat = values.reshape(-1)
+    flat[:600], flat[600:1200] = halves, near
+    flat[1200:1204] = [0.0, -0.0, 1e30, -1e30]
+    return values
+
+
+@pytest.mark.parametrize("is_signed", [0, 1])
+@pytest.mark.parametrize(
+    ("operation", "bits", "threshold"),
+    [
+        ("ActivationPOTQuantizer", 8, 1.0),
+        ("ActivationPOTQuantizer", 8, 0.0625),
+        ("ActivationPOTQuantizer", 16, 512.0),
+        ("ActivationPOTQuantizer", 2, 4.0),
+        ("ActivationSymmetricQuantizer", 8, 3.7),
+        ("ActivationSymmetricQuantizer", 16, 0.3),
+    ],
+)
+def test_an_activation_is_quantised_as_sonys_operator_does(
+    operation: str, bits: int, threshold: float, is_signed: int, tmp_path: Path
+) -> None:
+    path = one_operator(tmp_path, operation, threshold=threshold, num_bits=bits, signed=is_signed)
+
+    expected, got = both(path, hard_values(threshold / 2 ** (bits - is_signed)))
+
+    assert len(np.unique(expected)) > 3
+    assert np.array_equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    ("operation", "bits", "axis", "thresholds", "computed"),
+    [
+        ("WeightsSymmetricQuantizer", 8, 1, [0.7, 1.3, 0.011], False),
+        ("WeightsSymmetricQuantizer", 4, 1, [0.7, 1.3, 0.011], False),
+        ("WeightsSymmetricQuantizer", 16, 1, [0.7, 1.3, 0.011], False),
+        ("WeightsSymmetricQuantizer", 8, None, [0.7], False),
+        ("WeightsSymmetricQuantizer", 8, None, [0.7], True),
+        ("WeightsPOTQuantizer", 8, 1, [0.5, 1.0, 2.0], False),
+        ("WeightsPOTQuantizer", 8, None, [0.5], True),
+    ],
+)
+def test_weights_are_quantised_as_sonys_operator_does(
+    operation: str,
+    bits: int,
+    axis: int | None,
+    thresholds: list[float],
+    computed: bool,  # noqa: FBT001
+    tmp_path: Path,
+) -> None:
+    weights = np.random.default_rng(5).normal(0, 0.6, (1, 3, SIDE, SIDE)).astype(np.float32)
+    path = one_operator(
+        tmp_path,
+        operation,
+        weights=weights,
+        thresholds=thresholds,
+        computed=computed,
+        num_bits=bits,
+        signed=1,
+        per_channel=int(axis is not None),
+        channel_axis=axis or 0,
+    )
+
+    expected, got = both(path, np.zeros((1, 3, SIDE, SIDE), np.float32))
+
+    assert len(np.unique(expected)) > 3
+    assert np.array_equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    ("operation", "domain"),
+    [
+        ("WeightsLUTSymmetricQuantizer", "mct_quantizers"),
+        ("ActivationLutPOTQuantizer", "mct_quantizers"),
+        ("ActivationUniformQuantizer", "mct_quantizers"),
+        ("MultiClassNMSOBB", "EdgeMDT"),
+        ("FasterRCNNBoxDecode", "EdgeMDT"),
+        ("Gelu", "com.microsoft"),
+    ],
+)
+def test_an_operator_without_a_plain_form_is_refused(
+    operation: str, domain: str, tmp_path: Path
+) -> None:
+    path = one_operator(tmp_path, operation, domain=domain, threshold=1.0, num_bits=8, signed=1)
+
+    with pytest.raises(ExportError, match=operation):
+        lowered(path)
+
+
+def test_a_step_for_each_channel_of_computed_weights_is_refused(tmp_path: Path) -> None:
+    path = one_operator(
+        tmp_path,
+        "WeightsSymmetricQuantizer",
+        weights=np.ones((1, 3, SIDE, SIDE), np.float32),
+        thresholds=[1.0, 2.0, 3.0],
+        computed=True,
+        num_bits=8,
+        signed=1,
+        per_channel=1,
+        channel_axis=1,
+    )
+
+    with pytest.raises(ExportError, match="each channel"):
+        lowered(path)
+
+
+# The NMS, which a lowered graph leaves to shared/graph.py.
+def crowd(seed: int, *, classes: int, rows: int) -> tuple[Floats, Floats]:
+    """Boxes around few centres, on the sensor's grid; scores as coarse as its own: many ties."""
+    random = np.random.default_rng(seed)
+    centres = random.integers(40, 280, (max(1, rows // 8), 2))
+    middle = centres[random.integers(0, len(centres), rows)] + random.normal(0, 4, (rows, 2))
+    half = random.uniform(8, 20, (rows, 2))
+    boxes = np.round(np.hstack([middle - half, middle + half]) * 64) / 64
+    scores = random.integers(0, 257, (rows, classes)) / 256
+    return boxes.astype(np.float32), scores.astype(np.float32)
+
+
+CASES = [
+    pytest.param(80, 3, Nms(score_threshold=0.25, iou_threshold=0.7, max_detections=300), id="few"),
+    pytest.param(300, 1, Nms(score_threshold=0.0, iou_threshold=0.3, max_detections=300), id="one"),
+    pytest.param(300, 16, Nms(score_threshold=0.5, iou_threshold=0.5, max_detections=50), id="cut"),
+    pytest.param(5, 3, Nms(score_threshold=1.0, iou_threshold=0.5, max_detections=300), id="none"),
+    pytest.param(64, 3, Nms(score_threshold=0.1, iou_threshold=0.0, max_detections=300), id="zero"),
+]
+
+
+@pytest.mark.parametrize(("rows", "classes", "nms"), CASES)
+def test_suppression_keeps_what_sonys_operator_keeps(rows: int, classes: int, nms: Nms) -> None:
+    from edgemdt_cl.pytorch.nms.nms_with_indices import (  # noqa: PLC0415
+        _multiclass_nms_with_indices_impl as sonys,
+    )
+
+    for seed in range(20):
+        boxes, scores = crowd(seed, classes=classes, rows=rows)
+        out = sonys(
+            torch.from_numpy(boxes[None]), torch.from_numpy(scores[None]),
+            nms.score_threshold, nms.iou_threshold, nms.max_detections,
+        )  # fmt: skip
+        count = int(out.n_valid)
+
+        result = multiclass_nms(boxes, scores, nms)
+
+        assert len(result.rows) == count
+        assert np.array_equal(result.boxes, out.boxes[0, :count].numpy())
+        assert np.array_equal(result.scores, out.scores[0, :count].numpy())
+        assert np.array_equal(result.labels, out.labels[0, :count].numpy())
+        assert np.array_equal(result.rows, out.indices[0, :count].numpy())
+
+
+@pytest.mark.parametrize(("rows", "classes", "nms"), CASES)
+def test_suppression_keeps_what_ultralytics_keeps(rows: int, classes: int, nms: Nms) -> None:
+    from ultralytics.utils.nms import non_max_suppression  # noqa: PLC0415
+
+    for seed in range(20):
+        boxes, scores = crowd(seed, classes=classes, rows=rows)
+        low, high = boxes[:, :2], boxes[:, 2:]
+        rows_of = np.hstack([(low + high) / 2, high - low, scores]).T
+        (found,) = non_max_suppression(
+            torch.from_numpy(rows_of[None]),
+            nms.score_threshold,
+            nms.iou_threshold,
+            multi_label=True,
+            max_det=nms.max_detections,
+        )
+
+        result = multiclass_nms(boxes, scores, nms)
+
+        expected = np.column_stack([result.boxes, result.scores, result.labels])
+        assert np.array_equal(expected.astype(np.float32).reshape(-1, 6), found.numpy())
