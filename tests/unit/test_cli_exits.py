@@ -8,6 +8,7 @@ import pytest
 
 from controller.cli.app import NOUNS, run
 from controller.cli.exits import Exit, exit_of, text_of
+from controller.inventory import load_fleet
 from shared.errors import (
     BrokerUnreachableError,
     FleetError,
