@@ -31,6 +31,8 @@ KeyRole = Literal["root", "release", "controller"]
 KEY_FILE_BYTES = 8_192  # An encrypted Ed25519 key takes 400 bytes.
 ROOTS_MAX = 9  # People who can be asked to bring a key.
 PASSPHRASE_BYTES_MAX = 1_000  # cryptography takes 1,023.
+# PKCS#8 stretches it by 2,048 rounds only, and cryptography has no setting: length must do.
+PASSPHRASE_CHARACTERS_MIN = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +131,11 @@ def _encryption(passphrase: str | None) -> KeySerializationEncryption:
     if passphrase is None:
         return NoEncryption()
     encoded = passphrase.encode()
-    if not 0 < len(encoded) <= PASSPHRASE_BYTES_MAX:
-        raise OperatorError(f"expected a passphrase of 1 to {PASSPHRASE_BYTES_MAX} bytes")
+    if len(passphrase) < PASSPHRASE_CHARACTERS_MIN or len(encoded) > PASSPHRASE_BYTES_MAX:
+        raise OperatorError(
+            f"expected a passphrase of at least {PASSPHRASE_CHARACTERS_MIN} characters, and of at"
+            f" most {PASSPHRASE_BYTES_MAX} bytes"
+        )
     return BestAvailableEncryption(encoded)
 
 

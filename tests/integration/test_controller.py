@@ -422,12 +422,12 @@ def test_malformed_messages_of_devices_do_not_stop_a_rollout(
 def test_keys_with_a_passphrase_ask_for_it(tmp_path: Path, broker: RunningBroker) -> None:
     (tmp_path / "fleet.yaml").write_text(FLEET_YAML)
     home = tmp_path / "home"
-    Controller.init_fleet(tmp_path, passphrase="secret", home=home).close()
+    Controller.init_fleet(tmp_path, passphrase="a long secret", home=home).close()
     asked: list[str] = []
 
     def passphrase(role: str) -> str:
         asked.append(role)
-        return "secret"
+        return "a long secret"
 
     controller = Controller.open(
         tmp_path, home=home, passphrase=passphrase, timing=QUICK, broker_url=broker.url
@@ -439,12 +439,12 @@ def test_keys_with_a_passphrase_ask_for_it(tmp_path: Path, broker: RunningBroker
         controller.sign_release("shapes@1", "wrong")
     with pytest.raises(UnsignedError, match="not signed"):
         controller.verify_release("shapes@1")
-    controller.sign_release("shapes@1", "secret")
+    controller.sign_release("shapes@1", "a long secret")
     controller.add_device("cam-1")
 
     assert controller.verify_release("shapes@1").is_signed
     assert asked == ["controller"]
     assert not controller.is_demo
     with pytest.raises(OperatorError, match="never overwritten"):
-        Controller.init_fleet(tmp_path, passphrase="other", home=home)
+        Controller.init_fleet(tmp_path, passphrase="another long one", home=home)
     controller.close()

@@ -43,6 +43,14 @@ def test_keys_are_encrypted_unless_they_are_a_demo_s(tmp_path: Path) -> None:
     assert not needs_passphrase(tmp_path / "demo", "release")
 
 
+@pytest.mark.parametrize("passphrase", ["", "eleven char", "x" * 1_001])
+def test_a_passphrase_that_is_soon_guessed_makes_no_keys(tmp_path: Path, passphrase: str) -> None:
+    with pytest.raises(OperatorError, match="at least 12 characters"):
+        create_keys(tmp_path / "keys", fleet="site-a", passphrase=passphrase)
+
+    assert not (tmp_path / "keys").exists()
+
+
 @pytest.mark.parametrize("passphrase", [None, "open sesame", "", PASSPHRASE.upper()])
 def test_a_wrong_passphrase_is_refused_and_never_repeated(
     tmp_path: Path, passphrase: str | None
