@@ -22,7 +22,7 @@ from controller.devices import Known, disconnected, fold
 from controller.inventory import Fleet, identity_of
 from controller.picture import after_the_book, record_status, rollout_message, rollout_status
 from controller.publisher import Publisher, carry_out
-from controller.publishing import Alerted, Desired, Failed, News, Published, Repairing
+from controller.publishing import Alerted, Desired, Failed, Held, News, Published, Repairing
 from controller.repository import (
     Repository,
     bundle_bytes,
@@ -142,6 +142,7 @@ class Driver:
         """Prepare; nothing is connected before ``run``. ``signer`` is asked once, at the wheel."""
         self.holder = token_hex(8)
         self._store, self._fleet, self._timing = store, fleet, timing
+        self._broker = address.url
         self._load_signer = signer
         self._signer: Signer | None = None  # While we hold the lease.
         self._topics = Topics(fleet.name)
@@ -158,11 +159,13 @@ class Driver:
             ca=address.ca,
             timing=timing.bus,
         )
+        self._held = Held()
         self._publisher = self._new_publisher()
         self._alerts: list[str] = []
         self._error: FleetError | None = None
         self._dirty: set[str] = set()  # Devices whose reports are not in the store yet.
         self._statuses: dict[str, RolloutStatus] = {}
+        self._messages: dict[str, tuple[bytes, bytes]] = {}  # Without and with their times.
         self._wanted: Desired | None = None
         self._was_connected = self._was_published = False
         self._looked_at = self._persisted_at = monotonic()
@@ -417,12 +420,21 @@ class Driver:
                 for record in self._site.records.values():
                     if is_due and not record.is_over:
                         self._store.save(record)
+                if is_due:
+                    self._keep_held()
         except LeaseLostError:
             self._signer = None
             return
         self._dirty.clear()
         if is_due:
             self._persisted_at = now
+
+    def _keep_held(self) -> None:
+        """Write down what the broker holds: the next driver does not send it again."""
+        held = self._publisher.holding
+        if held != self._held:
+            self._store.put("held", held)
+            self._held = held
 
     def _sign_identities(self, signer: Signer) -> None:
         """Sign anew what fleet.yaml says otherwise about an added device."""
@@ -471,8 +483,7 @@ class Driver:
         newest = sorted(self._statuses, key=_number, reverse=True)[:ROLLOUTS_PUBLISHED_MAX]
         for name in newest:
             status = self._statuses[name]
-            at = datetime.fromtimestamp(0, UTC)  # Compared below; the real time goes out.
-            states[self._topics.rollout(name)] = rollout_message(status, at)
+            states[self._topics.rollout(name)] = self._message(status)
         blocks, manifests = self._blocks()
         desired = Desired(
             bundle_bytes(self._repository), self._repository.version, blocks, manifests, states
@@ -480,17 +491,19 @@ class Driver:
         news: tuple[News, ...] = ()
         if desired != self._wanted:
             self._wanted = desired
-            news = carry_out(self._publisher.want(self._stamped(desired, newest), now), self._bus)
+            news = carry_out(self._publisher.want(desired, now), self._bus)
         news += carry_out(self._publisher.tick(now), self._bus)
         self._obey_news(news)
 
-    def _stamped(self, desired: Desired, names: Iterable[str]) -> Desired:
-        """Return what is desired, with the time in the documents that changed."""
-        stamped = dict(desired.states)
-        for name in names:
-            topic = self._topics.rollout(name)
-            stamped[topic] = rollout_message(self._statuses[name], datetime.now(UTC))
-        return replace(desired, states=stamped)
+    def _message(self, status: RolloutStatus) -> bytes:
+        """Return a rollout's document, with the time at which it came to say so."""
+        plain = rollout_message(status, datetime.fromtimestamp(0, UTC))
+        before = self._messages.get(status.rollout)
+        if before is not None and before[0] == plain:
+            return before[1]
+        stamped = rollout_message(status, datetime.now(UTC))
+        self._messages[status.rollout] = (plain, stamped)
+        return stamped
 
     def _blocks(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the blocks and manifests that the plan's releases consist of."""
@@ -515,7 +528,15 @@ class Driver:
         def judge_version(data: bytes) -> int:
             return open_bundle(data, fleet=self._fleet.name, root=root).version
 
-        return Publisher(self._topics, judge_version=judge_version, read_block=self._store.block)
+        kept = self._store.get("held", Held)
+        is_ours = kept is not None and kept.broker == self._broker
+        self._held = kept if kept is not None and is_ours else Held(self._broker)
+        return Publisher(
+            self._topics,
+            judge_version=judge_version,
+            read_block=self._store.block,
+            held=self._held,
+        )
 
     def _obey_news(self, news: Iterable[News]) -> None:
         for one in news:

@@ -34,6 +34,7 @@ from controller.publishing import (
     Desired,
     Effect,
     Failed,
+    Held,
     News,
     Published,
     Repairing,
@@ -128,8 +129,7 @@ class Publisher:
     """Keeps what is desired at one broker.
 
     Attributes:
-        held: Names of the blocks that the broker holds, as far as we know. Durable if the caller
-            makes it so: a restarted controller then sends less after an upload that was cut.
+        held: Names of the blocks that the broker holds, as far as we know.
         version_echoed: The version that the broker last handed back, or None.
     """
 
@@ -139,10 +139,11 @@ class Publisher:
         *,
         judge_version: JudgeVersion,
         read_block: ReadBlock,
-        held: Iterable[str] = (),
+        held: Held | None = None,
     ) -> None:
         """Start offline, with nothing desired."""
-        self.held = set(held)
+        known = held or Held()
+        self.held = set(known.blocks)
         self.version_echoed: int | None = None
         self._topics = topics
         self._judge_version = judge_version
@@ -153,7 +154,8 @@ class Publisher:
         self._trust: _Asking | None = None  # A look at `trust`.
         self._block: _Asking | None = None  # A block that is read back.
         self._sent: list[str] = []  # Blocks of this upload.
-        self._states_held: dict[str, bytes] = {}
+        self._states_held = dict(known.states)  # SHA-256 by topic.
+        self._known = known
         self._deadline = 0.0  # Of announcing, and of waiting in `failed`.
         self._failures = 0
         self._overwrites = 0
@@ -223,6 +225,17 @@ class Publisher:
         needed, line = self._needed, self._line
         held = sum(block in self.held for block in needed)
         return Progress(self._stage, held, len(needed), line.bytes_sent, line.messages_sent)
+
+    @property
+    def holding(self) -> Held:
+        """Return what the broker holds of what is desired."""
+        states = self._line.desired.states if self._line.desired else {}
+        return Held(
+            self._known.broker,
+            self.version_echoed or self._known.version,
+            frozenset(self.held.intersection(self._needed)),
+            {topic: digest for topic, digest in self._states_held.items() if topic in states},
+        )
 
     def is_echoing(self, now: float) -> bool:
         """Say whether our own bundle has come back lately: else no clock of a rollout may run."""
@@ -366,9 +379,10 @@ class Publisher:
         return self._check(now)
 
     def _heard_older(self, version: int, now: float, *, is_retained: bool) -> tuple[Effect, ...]:
-        if self._stage is Stage.LOOKING:
+        is_looking = self._stage is Stage.LOOKING
+        if is_looking and version >= (self.version_echoed or self._known.version):
             return self._check(now)
-        if is_retained:  # What we have seen there has been undone.
+        if is_looking or is_retained:  # What we have seen there has been undone.
             return self._repair(f"the broker went back to version {version}", now)
         return self._overwrite(f"somebody published version {version} again", now)
 
@@ -482,7 +496,8 @@ class Publisher:
 
     def _queue_states(self, now: float) -> tuple[Effect, ...]:
         states = self._line.desired.states if self._line.desired else {}
-        changed = [topic for topic, data in states.items() if self._states_held.get(topic) != data]
+        held = self._states_held
+        changed = [topic for topic, data in states.items() if held.get(topic) != _digest(data)]
         self._line.upload(map(StateParcel, changed), now)
         return self._pump(now)
 
@@ -509,7 +524,7 @@ class Publisher:
             case BlockParcel(block):
                 self.held.add(block)
             case StateParcel(topic):
-                self._states_held[topic] = sent.payload
+                self._states_held[topic] = _digest(sent.payload)
             case BundleParcel() if self._stage is Stage.ANNOUNCING:
                 effects = self._ask_echo(now)
             case _:
@@ -559,6 +574,10 @@ class Publisher:
     def _version(self) -> int:
         assert self._line.desired is not None, "nothing happens before something is desired"
         return self._line.desired.version
+
+
+def _digest(data: bytes) -> str:
+    return sha256(data).hexdigest()
 
 
 class Publishes(Protocol):

@@ -36,6 +36,26 @@ class Desired:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """What the broker holds, as far as we know. Kept, so that the next controller sends only news.
+
+    Believed only as far as it can be checked: one block is read back, and what devices lack they
+    say themselves.
+
+    Attributes:
+        broker: Whose store this is about.
+        version: Of the bundle that it handed back last: one that shows an older one has lost more.
+        blocks: By their names.
+        states: SHA-256 of the retained documents, by topic.
+    """
+
+    broker: str = ""
+    version: int = 0
+    blocks: frozenset[str] = frozenset()
+    states: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
 class Subscribe:
     """Ask for a topic's retained message, again where it was asked for."""
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,10 @@ from shared.errors import (
     OperatorError,
     UnsignedError,
 )
+from shared.inbox import Received
+from shared.release import encode_manifest
 from shared.subscriptions import Schedule
+from shared.topics import Topics
 from tests.integration.conftest import BrokerHouse, MakeClient
 from tests.puppet import Faults, Puppet, make_release
 
@@ -193,6 +197,32 @@ def test_undo_brings_back_what_ran_before(bed: Bed) -> None:
     assert bed.running == {"shapes@1"}
     with pytest.raises(OperatorError, match="ran nothing before"):
         bed.controller.undo("r-1")
+
+
+@on_nats
+def test_the_next_fleetctl_sends_the_new_release_and_nothing_again(
+    bed: Bed, make_client: MakeClient
+) -> None:
+    bed.join(*DEVICES)
+    bed.roll_out(1)
+    topics = Topics("testbed")
+    client = make_client(bed.broker.url)
+    client.connected()
+    for topic in ("fleet-blocks/v1/testbed/+", topics.any_device("identity")):
+        client.bus.subscribe(topic)
+        client.subscribed(topic)
+
+    bed.controller = bed.again()
+    bed.roll_out(2)
+    bed.controller.close()
+
+    manifest, _ = make_release("shapes", 2)
+    blocks = {block for file in manifest.files for block in file.blocks}
+    blocks.add(sha256(encode_manifest(manifest)).hexdigest())
+    while (event := client.inbox.get(1.0)) is not None:
+        client.heard.append(event)
+    new = [e.topic for e in client.heard if isinstance(e, Received) and not e.is_retained]
+    assert sorted(new) == sorted(map(topics.block, blocks))
 
 
 @on_nats

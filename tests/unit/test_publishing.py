@@ -11,6 +11,7 @@ from controller.publishing import (
     Desired,
     Effect,
     Failed,
+    Held,
     Send,
     Subscribe,
     blocks_to_clear,
@@ -305,3 +306,48 @@ def test_a_stall_is_an_unreachable_broker() -> None:
     publisher.clear_topics(["gone"], 10.0)
 
     assert isinstance(error_of(publisher.tick(10.0 + STALLED_SECONDS)), BrokerUnreachableError)
+
+
+def second(held: Held, desired: Desired, found: bytes) -> tuple[Publisher, tuple[Effect, ...]]:
+    """Return the next controller's publisher, once it has looked at the broker's bundle."""
+    publisher = Publisher(TOPICS, judge_version=judge_version, read_block=read_block, held=held)
+    publisher.want(desired, 0.0)
+    publisher.handle(Connected(), 0.0)
+    return publisher, publisher.handle(Received(TOPICS.trust, found, is_retained=True), 0.0)
+
+
+def test_the_next_controller_sends_only_what_is_new() -> None:
+    before = replace(DESIRED, blocks=BLOCKS[:2])
+    held = serving(before).holding
+    news = replace(DESIRED, bundle=b"6", version=6, states={"a": b"old", "b": b"new"})
+
+    publisher, effects = second(held, news, found=b"5")
+    assert sent(effects) == []  # It reads a block back that the broker should have.
+    (topic,) = [effect.topic for effect in effects if isinstance(effect, Subscribe)]
+    data = next(data for name, data in STORE.items() if TOPICS.block(name) == topic)
+    effects = publisher.handle(Received(topic, data, is_retained=True), 0.0)
+
+    assert sent(effects) == [(TOPICS.block(BLOCKS[2]), STORE[BLOCKS[2]])]
+    publisher.handle(Acknowledged("line-1"), 0.0)
+    publisher.handle(Received(TOPICS.block(BLOCKS[2]), STORE[BLOCKS[2]], is_retained=True), 0.0)
+    publisher.handle(Acknowledged("line-2"), 0.0)
+    effects = publisher.handle(Received(TOPICS.trust, b"6", is_retained=True), 0.0)
+    assert sent(effects) == [("b", b"new")]
+
+
+def test_a_broker_that_went_back_is_believed_in_nothing() -> None:
+    held = serving().holding
+    assert held.version == 5
+
+    _, effects = second(held, replace(DESIRED, bundle=b"6", version=6), found=b"4")
+
+    assert [topic for topic, _ in sent(effects)] == [TOPICS.block(block) for block in BLOCKS]
+
+
+def test_of_what_is_not_desired_nothing_is_kept() -> None:
+    publisher = serving()
+
+    publisher.want(replace(DESIRED, bundle=b"6", version=6, blocks=BLOCKS[:1], states={}), 1.0)
+
+    assert publisher.holding.blocks == {BLOCKS[0]}
+    assert publisher.holding.states == {}
