@@ -172,7 +172,11 @@ class CameraShell:
         last = self._device.journal.saved.last_starts.get(str(self.number))
         is_suspect = is_new_boot and not is_clean and last is not None
         manifest = last.manifest_sha256 if last is not None and is_suspect else ""
-        self.watch = watch.begun(self.watch, watch.LastRun(not is_suspect, manifest), now)
+        kept = self.watch
+        self.watch = watch.begun(kept, watch.LastRun(not is_suspect, manifest), now)
+        if self.watch != kept:
+            with suppress(StorageError):  # Hangs must be counted where the next boot finds them.
+                self._persist(self.journal)
         active = self.journal.active
         is_loop = active is not None and watch.is_boot_loop(self.watch, active.manifest_sha256)
         event = deployment.Booted(
@@ -599,9 +603,14 @@ class CameraShell:
         last = self._device.journal.saved.last_starts.get(str(self.number))
         if running is None or last is None or now - running.began_at < watch.BOOT_LOOP_SECONDS:
             return
+        if self._again_at is not None:  # The disk was in the way just now.
+            return
         self.watch = watch.forgiven(self.watch)
-        self._persist(self.journal)
-        self._device.journal.change(lambda saved: durable.survived(saved, camera=self.number))
+        try:
+            self._persist(self.journal)
+            self._device.journal.change(lambda saved: durable.survived(saved, camera=self.number))
+        except StorageError:
+            self._again_at = now + PERSIST_AGAIN_SECONDS
 
     # Telling.
     def _since_text(self) -> str:

@@ -79,6 +79,7 @@ HEALTH_SECONDS = 5.0
 CLOCK_SECONDS = 10.0  # How often the kernel is asked whether the clock is synchronised.
 REPORT_SECONDS = 1.0  # `reported` goes out at most this often.
 PROGRESS_SECONDS = 5.0
+DISK_SECONDS = 2.0  # How often what the disk had no room for is taken again.
 EFFECT_SECONDS = 2.0  # An answer that is not acknowledged by then does not hold its effect back.
 ENDED_MAX = 24  # Outcomes a camera in a report that is too long: 4 x 24 x 90 bytes.
 AGENT_VERSION = version("imxfleet")
@@ -128,6 +129,8 @@ class Agent:
         )
         self._cameras: dict[int, CameraShell] = {}
         self._overrides: dict[int, asking.Override] = {}
+        self._unkept: dict[str, Received] = {}  # Bundle and identity, while the disk is in the way.
+        self._unkept_at = 0.0
         self._after_answer: dict[str, tuple[asking.RequestEffect, float]] = {}
         self._trouble = (
             None
@@ -244,23 +247,35 @@ class Agent:
                 pass
 
     def _received(self, message: Received, now: float) -> None:
+        self._unkept.pop(message.topic, None)
         try:
-            topic = self._topics.parse(message.topic)
-            match topic:
-                case TrustTopic():
-                    self._trust_came(message.payload, now)
-                case BlockTopic(digest):
-                    for shell in self._cameras.values():
-                        shell.received(digest, message.payload, now)
-                case DeviceTopic(rest="identity"):
-                    self._identity_came(message.payload, now)
-                case DeviceTopic(rest=rest) if rest.startswith("request/"):
-                    self._asked(rest.removeprefix("request/"), message)
-                case _:
-                    raise MalformedError(f"nobody asked for {message.topic[:120]}")
+            self._obey(message, now)
         except RefusedError as error:
             logger.warning("a message is refused (%s): %s", error.code, error.text)
             self._trouble = ErrorText(error.code, error.text[:TEXT_CHARACTERS_MAX])
+        except StorageError:
+            if message.topic in (self._topics.trust, self._topic("identity")):
+                self._unkept[message.topic] = message  # The broker sends it once an hour only.
+                self._unkept_at = now + DISK_SECONDS
+            raise
+
+    def _obey(self, message: Received, now: float) -> None:
+        match self._topics.parse(message.topic):
+            case TrustTopic():
+                self._trust_came(message.payload, now)
+            case BlockTopic(digest):
+                for shell in self._cameras.values():
+                    shell.received(digest, message.payload, now)
+            case DeviceTopic(rest="identity"):
+                self._identity_came(message.payload, now)
+            case DeviceTopic(rest=rest) if rest.startswith("request/"):
+                self._asked(rest.removeprefix("request/"), message)
+            case _:
+                raise MalformedError(f"nobody asked for {message.topic[:120]}")
+
+    def _take_again(self, now: float) -> None:
+        if self._unkept and now >= self._unkept_at:
+            self._received(next(iter(self._unkept.values())), now)
 
     def _trust_came(self, payload: bytes, now: float) -> None:
         if payload and self._trust.accept(payload, self._utc_now(now)):
@@ -339,6 +354,7 @@ class Agent:
         self._look(now)
         self._report(now)
         self._tell_health(now)
+        self._take_again(now)
 
     def _look(self, now: float) -> None:
         """Let every camera that has news, or whose back-off is over, look at the plan."""

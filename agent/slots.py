@@ -9,7 +9,8 @@ as a manifest says whose hash the signed plan names; then its blocks go, and a l
 them again inside the files. The folder appears under its name only when it is whole and on disk.
 Slots of cameras refer to releases by the manifest's hash; what no slot refers to is collected.
 
-A full disk, or the budget reached, is ``StorageError``: the surroundings, never a bad outcome.
+A full disk, or the budget reached, is ``StorageError``: the surroundings, never a bad outcome. No
+release takes the last of the disk, because the journals need it to follow another plan.
 """
 
 import logging
@@ -30,6 +31,7 @@ from shared.release import File, Manifest, block_lengths, open_manifest
 logger = logging.getLogger(__name__)
 
 BUDGET_BYTES = 1024 * 1024 * 1024  # Four cameras with three releases of 48 MiB, and room.
+RESERVE_BYTES = 8 * 1024 * 1024  # Of the disk: journals and bundle, each beside its old self.
 _MAKING = ".making"
 
 
@@ -49,11 +51,13 @@ class _Place:
 class Slots:
     """The store of one device."""
 
-    def __init__(self, state: Path, *, budget_bytes: int = BUDGET_BYTES) -> None:
+    def __init__(
+        self, state: Path, *, budget_bytes: int = BUDGET_BYTES, reserve_bytes: int = RESERVE_BYTES
+    ) -> None:
         """Open the store, and remove what a power cut left half made."""
         self._blocks, self._releases = state / "blocks", state / "releases"
         self.staged = state / "staged"
-        self._budget_bytes = budget_bytes
+        self._budget_bytes, self._reserve_bytes = budget_bytes, reserve_bytes
         for folder in (self._blocks, self._releases, self.staged):
             folder.mkdir(parents=True, exist_ok=True)
         for folder in (self._releases, self.staged):
@@ -270,6 +274,15 @@ class Slots:
             raise StorageError(
                 f"the disk budget of {self._budget_bytes} bytes is reached: "
                 f"{self._used_bytes} are used, {more_bytes} more are needed"
+            )
+        try:
+            free = shutil.disk_usage(self._blocks).free
+        except OSError as error:
+            raise StorageError(f"{self._blocks}: {error.strerror}") from error
+        if free < more_bytes + self._reserve_bytes:
+            raise StorageError(
+                f"{free} bytes are free on the disk, {more_bytes} more are needed, and"
+                f" {self._reserve_bytes} stay free so that another plan can be followed"
             )
 
     def _count_bytes(self) -> int:

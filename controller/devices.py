@@ -8,6 +8,7 @@ Online means: the last status is ``online`` AND a live message was heard since o
 site's power cut the broker still holds ``online`` for devices that are dead.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,7 @@ from shared.errors import MalformedError
 from shared.limits import REPORTED_BYTES
 from shared.messages import CameraReported, Reported, decode, parse_time
 
+_RUN = re.compile(r"(.*)-([0-9]{1,18})")  # Python reads no more than 4,300 digits.
 INSTALLS_MAX = 8  # Remembered per device; a card that is replaced more often is a test bench.
 
 
@@ -102,8 +104,8 @@ def disconnected(devices: Mapping[str, Known]) -> dict[str, Known]:
 
 def parse_run(run: str) -> tuple[str, int]:
     """Return install and count of agent starts in ``<install>-<n>``; a malformed run counts 0."""
-    install, _, number = run.rpartition("-")
-    return (install, int(number)) if number.isdecimal() else (run, 0)
+    match = _RUN.fullmatch(run)
+    return (run, 0) if match is None else (match[1], int(match[2]))
 
 
 def notes_of(known: Known, identity_version: int) -> tuple[str, ...]:

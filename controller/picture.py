@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+import msgspec
+
 from controller import planning
 from controller.planning import Rollout
 from controller.rollout import (
@@ -19,6 +21,7 @@ from controller.status import CameraStatus, DeviceInRollout, RolloutStatus, Wave
 from controller.steering import Site, cameras_now, wave_of
 from controller.store import Record
 from shared.assignment import Camera, admits
+from shared.errors import LimitError
 from shared.limits import ROLLOUT_BYTES
 from shared.messages import (
     CameraReported,
@@ -93,23 +96,26 @@ def after_the_book(status: RolloutStatus, record: Record) -> RolloutStatus:
 
 
 def rollout_message(status: RolloutStatus, at: datetime) -> bytes:
-    """Return the document for ``rollout/<id>``."""
-    return encode(
-        RolloutReported(
-            at=time_text(at),
-            rollout=status.rollout,
-            release=status.release,
-            state=status.state,
-            reason=status.reason,
-            wave=status.wave,
-            waves=tuple(
-                WaveReported(devices=wave.devices, verdict=wave.verdict, evidence=wave.text)
-                for wave in status.waves
-            ),
-            failed=status.failed[:FAILED_MAX],
+    """Return the document for ``rollout/<id>``; without what devices wrote, where that is long."""
+    failed = status.failed[:FAILED_MAX]
+    message = RolloutReported(
+        at=time_text(at),
+        rollout=status.rollout,
+        release=status.release,
+        state=status.state,
+        reason=status.reason,
+        wave=status.wave,
+        waves=tuple(
+            WaveReported(devices=wave.devices, verdict=wave.verdict, evidence=wave.text)
+            for wave in status.waves
         ),
-        bytes_max=ROLLOUT_BYTES,
+        failed=failed,
     )
+    try:
+        return encode(message, bytes_max=ROLLOUT_BYTES)
+    except LimitError:
+        silent = tuple(FailedDevice(one.device, one.cause, "") for one in failed)
+        return encode(msgspec.structs.replace(message, failed=silent), bytes_max=ROLLOUT_BYTES)
 
 
 def _devices(

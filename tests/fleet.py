@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent.journal import Saved, from_text, to_text
 from controller.repository import (
     Repository,
     add_release,
@@ -42,8 +43,9 @@ from tests.tinygraph import LABELS, manifest_of, tiny
 if TYPE_CHECKING:
     from controller.keys import Keys
 
+ROOT = Path(__file__).parents[1]
 FLEET = "site-a"
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0  # Only what never comes takes so long.
 QUICK_PROBE = Probe(seconds=1, valid_rate_permille=500, activation_seconds=15)
 Reported = dict[str, object]
 
@@ -309,6 +311,7 @@ class RunningAgent:
     state: Path
     card: Path
     arguments: tuple[str, ...] = ()
+    dies: tuple[str, ...] = ()  # At its next start: in which phase, at which path (tests/dying.py).
     process: subprocess.Popen[bytes] | None = None
     log: Path = field(init=False)
 
@@ -316,11 +319,14 @@ class RunningAgent:
         self.log = self.state.with_suffix(".log")
 
     def start(self) -> "RunningAgent":
-        command = [sys.executable, "-m", "agent", "run", "--state", str(self.state)]
+        module = ["tests.dying", *self.dies, "--"] if self.dies else ["agent"]
+        self.dies = ()
+        command = [sys.executable, "-m", *module, "run", "--state", str(self.state)]
         common = ["--card", str(self.card), "--demo", "--assume-clock", "--heartbeat", "5"]
         with self.log.open("ab") as file:
             self.process = subprocess.Popen(
                 [*command, *common, *self.arguments],
+                cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -353,6 +359,16 @@ class RunningAgent:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+
+    def wait_killed(self) -> None:
+        """Wait until it has been killed, by itself (``dies``)."""
+        assert self.process is not None
+        assert self.process.wait(PATIENCE_SECONDS) == -signal.SIGKILL, self.last_words()
+
+    def change_journal(self, change: Callable[[Saved], Saved]) -> None:
+        """Change what a stopped agent finds in its journal, as if it had written it."""
+        path = self.state / "journal.json"
+        path.write_bytes(to_text(change(from_text(path.read_bytes()))))
 
     def stop(self) -> int:
         assert self.process is not None

@@ -17,7 +17,7 @@ from shared.bus import Bus
 from shared.detections import Detections
 from shared.errors import BrokerRefusedError, BrokerUnreachableError, RefusedError
 from shared.inbox import BusEvent, ConnectionFailed, Inbox, Received, SubscriptionRefused
-from shared.limits import DETECTIONS_BYTES
+from shared.limits import CAMERAS_MAX, DETECTIONS_BYTES
 from shared.messages import decode
 from shared.topics import DeviceTopic, Topics
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 10.0
 WAIT_SECONDS = 0.2
+_CAMERAS = frozenset(map(str, range(CAMERAS_MAX)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,8 @@ def _frame(topics: Topics, event: Received) -> Frame | None:
     except RefusedError:
         return None
     assert isinstance(topic, DeviceTopic), "we asked for nothing else"
-    return Frame(topic.device, int(topic.rest.split("/")[1]), detections)
+    _, camera, _ = topic.rest.split("/")
+    return Frame(topic.device, int(camera), detections) if camera in _CAMERAS else None
 
 
 def _show(terminal: Terminal, frame: Frame) -> None:

@@ -8,7 +8,7 @@ import msgspec
 
 from agent.camera.wire import Fault, Simulation
 from controller.broker import RunningBroker
-from tests.fleet import Fleet, RunningAgent
+from tests.fleet import Fleet, Reported, RunningAgent, camera_of
 
 
 @dataclass
@@ -26,6 +26,7 @@ class Site:
         *arguments: str,
         faults: tuple[Fault, ...] = (),
         cameras: int = 1,
+        dies: tuple[str, ...] = (),
         **settings: object,
     ) -> RunningAgent:
         """Enrol a device and start its agent."""
@@ -33,7 +34,7 @@ class Site:
         path = self.folder / f"{device}.simulation.json"
         path.write_bytes(msgspec.json.encode(Simulation(faults=faults)))
         simulate = ("--simulate", str(path))
-        made = RunningAgent(device, self.folder / device, card, (*simulate, *arguments))
+        made = RunningAgent(device, self.folder / device, card, (*simulate, *arguments), dies=dies)
         self.agents.append(made.start())
         return made
 
@@ -43,9 +44,15 @@ class Site:
         path.write_bytes(msgspec.json.encode(Simulation(faults=faults)))
 
 
+def is_streaming(report: Reported) -> bool:
+    return camera_of(report)["state"] == "streaming"
+
+
 def open_site(broker: RunningBroker, folder: Path) -> Iterator[Site]:
     site = Site(Fleet(broker.url, folder), folder, broker)
-    yield site
-    for agent in site.agents:
-        agent.stop()
-    site.fleet.close()
+    try:
+        yield site
+    finally:
+        for agent in site.agents:
+            agent.stop()
+        site.fleet.close()

@@ -178,6 +178,8 @@ class Relay:
 
 
 MakeClient = Callable[..., Client]
+# What does not depend on the kind of broker is shown on one.
+on_nats = pytest.mark.parametrize("house", ["nats"], indirect=True)
 
 
 def _is_there(kind: str) -> bool:

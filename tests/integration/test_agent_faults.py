@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +13,14 @@ from agent.camera.wire import Fault
 from controller.broker import RunningBroker
 from shared.assignment import Action, Probe
 from tests.fleet import (
-    QUICK_PROBE,
-    Reported,
     camera_of,
     cause_of,
     entry_of,
     make_release,
     phase_of,
 )
-from tests.integration.agents import Site, open_site
-from tests.integration.conftest import BrokerHouse
+from tests.integration.agents import Site, is_streaming, open_site
+from tests.integration.conftest import BrokerHouse, on_nats
 
 DEVICE = "gate-01"
 
@@ -31,13 +30,10 @@ def site(broker: RunningBroker, tmp_path: Path) -> Iterator[Site]:
     yield from open_site(broker, tmp_path)
 
 
-def is_streaming(report: Reported) -> bool:
-    return camera_of(report)["state"] == "streaming"
-
-
 FAULTS = ("crash", "wrong_shapes", "wrong_name", "failed_start", "hang", "no_valid_output")
 
 
+@on_nats
 def test_releases_that_fail_their_gate_are_rolled_back_and_to_blame(site: Site) -> None:
     faults = [
         Fault(kind=kind, release=f"tiny@{number}")  # type: ignore[arg-type]
@@ -61,6 +57,7 @@ def test_releases_that_fail_their_gate_are_rolled_back_and_to_blame(site: Site) 
         assert is_streaming(site.fleet.wait(DEVICE, is_streaming))
 
 
+@on_nats
 def test_a_rejected_release_is_not_tried_by_the_next_wave_but_by_a_new_attempt(
     site: Site,
 ) -> None:
@@ -88,6 +85,7 @@ def test_a_rejected_release_is_not_tried_by_the_next_wave_but_by_a_new_attempt(
     site.fleet.wait(DEVICE, lambda report: camera_of(report)["release"] == "tiny@2")
 
 
+@on_nats
 def test_a_release_whose_network_bears_another_name_is_never_committed(site: Site) -> None:
     site.agent(DEVICE)
     first, second = make_release(1), make_release(2, runs_as="n-somebody-else")
@@ -102,6 +100,7 @@ def test_a_release_whose_network_bears_another_name_is_never_committed(site: Sit
     assert cause_of(report, "r-2") == "release"
 
 
+@on_nats
 def test_a_dead_camera_is_blamed_on_the_camera_not_on_the_release(site: Site) -> None:
     # The bridge dies for good at the second start: the new release's, and every later one.
     dead = Fault(kind="dead_bridge", value=1)
@@ -122,6 +121,7 @@ def test_a_dead_camera_is_blamed_on_the_camera_not_on_the_release(site: Site) ->
     assert "leaving: simulated_reboot" in agent.log.read_text()
 
 
+@on_nats
 def test_a_release_that_kills_the_bridge_is_blamed_on_the_release(site: Site) -> None:
     agent = site.agent(DEVICE, faults=(Fault(kind="dead_bridge", value=1),))
     first, second = make_release(1), make_release(2)
@@ -138,6 +138,7 @@ def test_a_release_that_kills_the_bridge_is_blamed_on_the_release(site: Site) ->
     assert "leaving: simulated_reboot" in agent.log.read_text()
 
 
+@on_nats
 def test_a_failed_first_release_with_nothing_before_is_broken_for_unknown_cause(
     site: Site,
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_failed_first_release_with_nothing_before_is_broken_for_unknown_cause(
     site.fleet.wait_phase(DEVICE, "committed", "r-2")
 
 
+@on_nats
 def test_the_first_rollout_aborted_keeps_running_what_nothing_precedes(site: Site) -> None:
     site.agent(DEVICE)
     entry = site.fleet.offer(make_release(1))
@@ -168,6 +170,7 @@ def test_the_first_rollout_aborted_keeps_running_what_nothing_precedes(site: Sit
     assert is_streaming(report)
 
 
+@on_nats
 def test_a_plan_in_the_middle_of_an_activation_waits_for_its_end(site: Site) -> None:
     site.agent(DEVICE, faults=(Fault(kind="slow_upload", value=2.0),))
     first, second = make_release(1), make_release(2)
@@ -183,29 +186,7 @@ def test_a_plan_in_the_middle_of_an_activation_waits_for_its_end(site: Site) -> 
     assert camera_of(report)["previous"] == "tiny@1"
 
 
-@pytest.mark.parametrize("phase", ["fetching", "activating", "probing", "committed"])
-def test_an_agent_killed_in_any_phase_ends_committed(site: Site, phase: str) -> None:
-    agent = site.agent(DEVICE, faults=(Fault(kind="slow_upload", value=1.5),))
-    release = make_release(1)
-    blocks = list(release.blocks.items())
-    digest, data = blocks[0]
-    site.fleet.put_blocks(release)
-    if phase == "fetching":  # A block that is not there holds it.
-        site.fleet.put(site.fleet.topics.block(digest), b"")
-    site.fleet.list_release(release)
-    probe = replace(QUICK_PROBE, seconds=2)
-    site.fleet.plan(entry_of(release, probe=probe))
-    site.fleet.wait_phase(DEVICE, phase)
-
-    agent.kill()
-    site.fleet.reported.clear()
-    site.fleet.put(site.fleet.topics.block(digest), data)
-    agent.start()
-
-    site.fleet.wait_phase(DEVICE, "committed")
-    assert is_streaming(site.fleet.wait(DEVICE, is_streaming))
-
-
+@on_nats
 def test_a_killed_or_silenced_camera_child_is_started_again(site: Site) -> None:
     agent = site.agent(DEVICE)
     site.fleet.offer(make_release(1))
@@ -220,6 +201,7 @@ def test_a_killed_or_silenced_camera_child_is_started_again(site: Site) -> None:
     assert phase_of(report, "r-1") == "committed"
 
 
+@on_nats
 def test_a_hung_and_silent_camera_child_is_replaced(site: Site) -> None:
     agent = site.agent(DEVICE)
     site.fleet.offer(make_release(1))
@@ -234,6 +216,7 @@ def test_a_hung_and_silent_camera_child_is_replaced(site: Site) -> None:
     assert phase_of(report, "r-1") == "committed"
 
 
+@on_nats
 def test_camera_children_die_with_a_killed_agent(site: Site) -> None:
     agent = site.agent(DEVICE)
     site.fleet.offer(make_release(1))
@@ -252,28 +235,11 @@ def test_camera_children_die_with_a_killed_agent(site: Site) -> None:
     site.fleet.wait(DEVICE, is_gone)
 
 
-def test_a_full_disk_waits_and_is_no_bad_outcome(site: Site) -> None:
-    release = make_release(1, padding=300_000)
-    agent = site.agent(DEVICE, "--disk-budget", "200000")
-    site.fleet.offer(release)
-
-    def waits_for_disk(report: Reported) -> bool:
-        deployment = camera_of(report).get("deployment")
-        return isinstance(deployment, dict) and deployment["waiting_for"] == "disk"
-
-    report = site.fleet.wait(DEVICE, waits_for_disk)
-    assert camera_of(report)["ended"] == []
-    agent.stop()
-    agent.arguments = agent.arguments[:-2]  # Somebody made room.
-    agent.start()
-    site.fleet.wait_phase(DEVICE, "committed")
-
-
 def test_a_broker_killed_during_the_fetch_and_restarted_empty_is_only_a_delay(
     house: BrokerHouse, tmp_path: Path
 ) -> None:
     broker = house.start()
-    for site in open_site(broker, tmp_path):
+    with contextmanager(open_site)(broker, tmp_path) as site:
         site.agent(DEVICE)
         release = make_release(1, padding=600_000)
         digest = release.manifest.files[0].blocks[-1]

@@ -3,7 +3,15 @@
 import msgspec
 import pytest
 
-from controller.devices import Known, disconnected, fold, fold_reported, fold_status, notes_of
+from controller.devices import (
+    Known,
+    disconnected,
+    fold,
+    fold_reported,
+    fold_status,
+    notes_of,
+    parse_run,
+)
 from shared.errors import RefusedError
 from shared.messages import CameraReported, ErrorText, Refused, Reported
 
@@ -38,6 +46,12 @@ def test_a_new_card_takes_over_and_the_old_one_is_a_duplicate() -> None:
 
     assert (taken_over.report, taken_over.is_reinstalled) == (report("new-1", 0), True)
     assert (doubled.report, doubled.is_duplicate) == (report("new-1", 0), True)
+
+
+@pytest.mark.parametrize("run", ["", "-", "card", "card-x", "card-٣", "card-" + "9" * 5_000])
+def test_a_run_that_is_none_counts_as_the_first_of_its_install(run: str) -> None:
+    assert parse_run(run) == (run, 0)
+    assert heard(report(run), report(run, 1)).report == report(run, 1)
 
 
 def test_a_retained_online_alone_does_not_make_a_device_online() -> None:

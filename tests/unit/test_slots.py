@@ -145,6 +145,14 @@ def test_a_full_budget_is_the_surroundings_and_keeps_what_is_there(tmp_path: Pat
     assert made.assemble(roomy).exists()
 
 
+def test_no_release_takes_the_last_of_the_disk(tmp_path: Path) -> None:
+    more_than_any_disk = 2**60
+    slots, made = Slots(tmp_path, reserve_bytes=more_than_any_disk), Made(1, seed=1)
+
+    with pytest.raises(StorageError, match="stay free"):
+        made.store(slots)
+
+
 def test_a_disk_that_refuses_a_write_is_the_surroundings(tmp_path: Path) -> None:
     slots, made = Slots(tmp_path), Made(1, seed=1)
     digest = made.manifest.files[0].blocks[0]
