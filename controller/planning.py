@@ -72,6 +72,7 @@ class Report:
     camera: Camera
     plan_version: int
     is_settled: bool  # It has nothing under way, and nothing more to do for this plan.
+    has_labels: bool = True  # Those of ``camera``; else it still obeys older ones.
 
 
 Book = tuple[Rollout, ...]
@@ -180,7 +181,7 @@ def revoke(book: Book, release: str, version: int) -> Book:
 def settle(book: Book, listed: Mapping[str, str], reports: Sequence[Report]) -> Book:
     """Draw the conclusions that need no verdict: superseded, reverted, no longer needed."""
     cameras = [report.camera for report in reports]
-    book = tuple(_admitting(rollout, cameras) for rollout in book)
+    book = tuple(_admitting(rollout, reports) for rollout in book)
     for rollout in book:
         name = rollout.entry.rollout
         if rollout.state in LIVE and _is_superseded_everywhere(book, rollout, listed, cameras):
@@ -306,9 +307,17 @@ def _is_reverted(rollout: Rollout, reports: Sequence[Report]) -> bool:
     )
 
 
-def _admitting(rollout: Rollout, cameras: Inventory) -> Rollout:
-    """Note whom the entry lets in: a new label must not make it forget who may run its release."""
-    let_in = {_name(camera) for camera in cameras if admits(rollout.entry, camera)}
+def _admitting(rollout: Rollout, reports: Sequence[Report]) -> Rollout:
+    """Note whom the entry lets in: a new label must not make it forget who may run its release.
+
+    Whoever still obeys older labels, which nobody remembers here, may be let in by them.
+    """
+    may_gain = rollout.entry.action in {Action.RUN, Action.HOLD}
+    let_in = {
+        _name(report.camera)
+        for report in reports
+        if admits(rollout.entry, report.camera) or (may_gain and not report.has_labels)
+    }
     return replace(rollout, admitted=rollout.admitted | let_in)
 
 

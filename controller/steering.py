@@ -9,7 +9,7 @@ remembered of each rollout (``store.Record``).
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from controller import planning
@@ -49,6 +49,7 @@ class Site:
         cameras: Those of added devices, with the labels of their signed identities.
         listed: Signed releases: name to SHA-256 of the manifest.
         next_version: Of the plan that will be signed next.
+        identity_versions: Of the signed identities, by device.
     """
 
     book: Book
@@ -58,16 +59,18 @@ class Site:
     listed: Mapping[str, str]
     next_version: int
     now: datetime
+    identity_versions: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 def steer(site: Site, seconds: float) -> tuple[Site, dict[str, Judged]]:
     """Let driven seconds pass, and draw every conclusion that they allow."""
     looks: dict[str, Judged] = {}
+    cameras = cameras_now(site)
     for name in [rollout.entry.rollout for rollout in site.book]:
         rollout = _find(site.book, name)
         if rollout is None:  # One above has completed, and made it unreadable.
             continue
-        looks[name] = judged = look(site, rollout, seconds)
+        looks[name] = judged = look(site, rollout, cameras, seconds)
         if rollout.state not in planning.LIVE:
             continue
         site = _with_record(site, replace(site.records[name], course=judged.course))
@@ -80,10 +83,9 @@ def _find(book: Book, name: str) -> Rollout | None:
     return next((rollout for rollout in book if rollout.entry.rollout == name), None)
 
 
-def look(site: Site, rollout: Rollout, seconds: float) -> Judged:
+def look(site: Site, rollout: Rollout, cameras: Sequence[Camera], seconds: float) -> Judged:
     """Return where the devices of a rollout stand."""
     entry, record = rollout.entry, site.records[rollout.entry.rollout]
-    cameras = cameras_now(site)
     mine = planning.members(site.book, rollout, site.listed, cameras)
     seen = _seen(site, entry, mine)
     wave = frozenset(
@@ -217,7 +219,8 @@ def _report(site: Site, camera: Camera) -> Report:
     known, reported = site.devices.get(camera.device), _reported(site, camera)
     if known is None or known.report is None or reported is None:
         return Report(camera, plan_version=-1, is_settled=False)
-    return Report(camera, known.report.plan_version, reported.is_settled)
+    is_old = 0 < known.report.identity_version < site.identity_versions.get(camera.device, 0)
+    return Report(camera, known.report.plan_version, reported.is_settled, has_labels=not is_old)
 
 
 def _with_record(site: Site, record: Record) -> Site:

@@ -144,6 +144,18 @@ def test_a_camera_that_got_other_labels_still_has_to_read_a_revert() -> None:
     assert planning.settle(book, LISTED, [Report(c, 7, is_settled=True) for c in docks]) == ()
 
 
+def test_a_camera_that_obeys_older_labels_still_has_to_read_a_revert() -> None:
+    docks = planning.start((), entry("r-1", selector="role=dock"), AT_ONCE, FLEET, over=False)
+    was_dock = Camera("d-20", 0, {"role": "door"})
+    before = [Report(camera, 1, is_settled=True) for camera in FLEET]
+    unread = Report(was_dock, 1, is_settled=True, has_labels=False)
+    book = planning.abort(planning.settle(docks, LISTED, [*before, unread]), "r-1", 7, revert=True)
+    after = [Report(camera, 7, is_settled=True) for camera in FLEET]
+
+    assert planning.settle(book, LISTED, [*after, Report(was_dock, 6, is_settled=True)]) != ()
+    assert planning.settle(book, LISTED, [*after, Report(was_dock, 7, is_settled=True)]) == ()
+
+
 def test_a_completed_rollout_with_a_deny_list_hides_nothing() -> None:
     book = planning.pass_wave(begun("r-1"), "r-1", FLEET)
     denying = replace(entry("r-2"), deny=frozenset({"d-01"}))
