@@ -7,19 +7,47 @@ finished in the evening.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from controller.steering import Site
 
 CLEAR_SECONDS = 24 * 3600.0
-LOOK_SECONDS = 60.0  # How often a driver asks: a release is a few MB, and a day is long.
 
 UnneededSince = Mapping[str, float | None]  # Releases at the broker; None: something needs it.
+
+
+@dataclass(frozen=True, slots=True)
+class Clearing:
+    """What is at the broker, and what was asked to leave it.
+
+    Attributes:
+        since: Durable, with times of the wall clock; a release is in it until it has left.
+        leaving: Releases whose blocks the last look told the publisher to clear.
+    """
+
+    since: UnneededSince = field(default_factory=dict[str, float | None])
+    leaving: frozenset[str] = frozenset()
+
+
+def noted(clearing: Clearing, site: Site, now: float) -> Clearing:
+    """Return what will be at the broker once the plan of this book is; asked before it is sent."""
+    planned = {rollout.entry.release for rollout in site.book}
+    since = unneeded_since(clearing.since, planned=planned, needed=needed_releases(site), now=now)
+    return replace(clearing, since=since)
+
+
+def look(clearing: Clearing, site: Site, now: float) -> Clearing:
+    """Return what is leaving now; what was leaving before has left, by the publisher's word."""
+    since = noted(clearing, site, now).since
+    gone = due(since, now)
+    left = gone & clearing.leaving
+    return Clearing({name: at for name, at in since.items() if name not in left}, gone - left)
 
 
 def needed_releases(site: Site) -> frozenset[str]:
     """Return the releases whose blocks somebody may still ask the broker for."""
     planned = {rollout.entry.release for rollout in site.book}
-    return planned.union(_on_devices(site), _before_the_last(site))
+    return frozenset({*planned, *_on_devices(site), *_before_the_last(site)})
 
 
 def unneeded_since(
@@ -28,7 +56,7 @@ def unneeded_since(
     """Return what is at the broker, and since when nothing has needed it.
 
     Args:
-        before: What the last call returned; durable, with times of the wall clock.
+        before: What the last call returned.
         planned: The releases of the plan: what the publisher brings to the broker.
         needed: ``needed_releases``.
         now: The wall clock. One that was set back starts the day anew.

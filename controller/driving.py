@@ -17,12 +17,21 @@ from time import monotonic, time
 import msgspec
 from securesystemslib.signer import Signer
 
-from controller import planning
+from controller import clearing, planning
 from controller.devices import Known, disconnected, fold
 from controller.inventory import Fleet, identity_of
 from controller.picture import after_the_book, record_status, rollout_message, rollout_status
 from controller.publisher import Publisher, carry_out
-from controller.publishing import Alerted, Desired, Failed, Held, News, Published, Repairing
+from controller.publishing import (
+    Alerted,
+    Beginning,
+    Desired,
+    Failed,
+    Held,
+    News,
+    Published,
+    Repairing,
+)
 from controller.repository import (
     Repository,
     bundle_bytes,
@@ -44,7 +53,14 @@ from shared.errors import (
     RefusedError,
 )
 from shared.identity import Identity, camera_of
-from shared.inbox import Connected, ConnectionFailed, Disconnected, Received, SubscriptionRefused
+from shared.inbox import (
+    Connected,
+    ConnectionFailed,
+    Disconnected,
+    Oversized,
+    Received,
+    SubscriptionRefused,
+)
 from shared.limits import HEARTBEAT_SECONDS, REPORTED_BYTES, STATUS_BYTES
 from shared.release import Manifest
 from shared.topics import DeviceTopic, Topics
@@ -159,16 +175,17 @@ class Driver:
             ca=address.ca,
             timing=timing.bus,
         )
-        self._held = Held()
+        self._held, self._clearing = Held(), clearing.Clearing()
         self._publisher = self._new_publisher()
         self._alerts: list[str] = []
+        self._note: str | None = None
         self._error: FleetError | None = None
         self._dirty: set[str] = set()  # Devices whose reports are not in the store yet.
         self._statuses: dict[str, RolloutStatus] = {}
         self._messages: dict[str, tuple[bytes, bytes]] = {}  # Without and with their times.
         self._wanted: Desired | None = None
         self._was_connected = self._was_published = False
-        self._looked_at = self._persisted_at = monotonic()
+        self._looked_at = self._persisted_at = self._cleared_at = monotonic()
         self._connected_at = 0.0
         self._look_seconds = 0.0  # What the last look cost: a large fleet is looked at less often.
 
@@ -250,6 +267,8 @@ class Driver:
                 self._alert(f"the broker refuses us {topic}")
             case Received():
                 self._received(event)
+            case Oversized(topic):
+                self._alert(f"what came on {topic} is too long, and was not read")
             case _:
                 pass
 
@@ -357,6 +376,7 @@ class Driver:
         self._commit(before, site, intentions, signer)
         self._picture(looks)
         self._publish(now)
+        self._clear(now)
 
     def _obeyed(self, site: Site, intention: Intention) -> Site:
         name = intention.rollout
@@ -396,6 +416,8 @@ class Driver:
                     entries = planning.entries(after.book)
                     repository = sign_plan(repository, entries, signer, after.now)
                     self._store.put("repository", repository.to_dict())
+                    self._clearing = clearing.noted(self._clearing, after, time())
+                    self._store.put("at_broker", self._clearing.since)
                 self._store.put("book", after.book)
                 for record in after.records.values() if is_new_plan else changed:
                     self._store.save(record)
@@ -521,8 +543,28 @@ class Driver:
             self._known_blocks[digest] = tuple(b for file in manifest.files for b in file.blocks)
         return self._known_blocks[digest]
 
+    def _clear(self, now: float) -> None:
+        """Take from the broker what nothing has needed for a day."""
+        is_due = now - self._cleared_at >= self._timing.persist_seconds
+        if not is_due or not self._publisher.is_idle:
+            return
+        self._cleared_at, before = now, self._clearing
+        self._clearing = after = clearing.look(before, self._site, time())
+        if after.since != before.since:
+            with self._store.transaction(self.holder):
+                self._store.put("at_broker", after.since)
+        gone = self._blocks_named(after.leaving)
+        gone -= self._blocks_named(after.since.keys() - after.leaving)
+        self._obey_news(carry_out(self._publisher.clear_blocks(gone, now), self._bus))
+
+    def _blocks_named(self, releases: Iterable[str]) -> set[str]:
+        digests = {digest for name in releases if (digest := self._store.manifest_sha256(name))}
+        return digests.union(*map(self._blocks_of, digests))
+
     def _new_publisher(self) -> Publisher:
         self._known_blocks: dict[str, tuple[str, ...]] = {}
+        kept_since = self._store.get("at_broker", dict[str, float | None])
+        self._clearing = clearing.Clearing(kept_since or {})
         root = self._repository.root
 
         def judge_version(data: bytes) -> int:
@@ -542,8 +584,10 @@ class Driver:
         for one in news:
             match one:
                 case Published(version):
-                    self._was_published = True
+                    self._was_published, self._note = True, None
                     logger.info("plan %d is at the broker", version)
+                case Beginning():
+                    self._note = "this broker has nothing of the fleet yet: all of it goes out"
                 case Repairing(text) | Alerted(text):
                     self._alert(text)
                 case Failed(error):
@@ -579,6 +623,7 @@ class Driver:
             driver=DriverStatus(self.holder, is_us=True, not_driven_since=None),
             rollouts=tuple(newest),
             alerts=tuple(self._alerts),
+            note=self._note,
         )
 
 

@@ -31,6 +31,7 @@ from typing import Protocol
 
 from controller.publishing import (
     Alerted,
+    Beginning,
     Desired,
     Effect,
     Failed,
@@ -199,7 +200,7 @@ class Publisher:
         return self._pump(now)
 
     def clear_blocks(self, blocks: Iterable[str], now: float) -> tuple[Effect, ...]:
-        """Take blocks from the broker that nothing needs (``blocks_to_clear``)."""
+        """Take blocks from the broker that nothing needs (controller/clearing.py)."""
         gone = set(blocks).difference(self._needed)
         self.held.difference_update(gone)
         return self.clear_topics(map(self._topics.block, sorted(gone)), now)
@@ -236,6 +237,11 @@ class Publisher:
             frozenset(self.held.intersection(self._needed)),
             {topic: digest for topic, digest in self._states_held.items() if topic in states},
         )
+
+    @property
+    def is_idle(self) -> bool:
+        """Say whether everything that is desired is there, and what was cleared has gone."""
+        return self._stage is Stage.SERVING and self._line.is_idle
 
     def is_echoing(self, now: float) -> bool:
         """Say whether our own bundle has come back lately: else no clock of a rollout may run."""
@@ -331,7 +337,10 @@ class Publisher:
         if look.times < ABSENT_LOOKS:
             look.times, look.granted_at = look.times + 1, None
             return (Subscribe(self._topics.trust, BUNDLE_BYTES),)
-        return self._repair("the broker holds no bundle", now)
+        is_first = not self._known.version and self.version_echoed is None
+        return self._repair(
+            Beginning() if is_first else Repairing("the broker holds no bundle"), now
+        )
 
     def _heard(self, event: Received | Oversized, now: float) -> tuple[Effect, ...]:
         if self._line.desired is None or self._stage is Stage.STOPPED:
@@ -352,7 +361,8 @@ class Publisher:
             return self._heard_ours(now, is_retained=is_retained)
         is_deciding = self._stage in (Stage.LOOKING, Stage.SERVING)
         if not payload:
-            return self._repair("somebody cleared the bundle", now) if is_deciding else ()
+            lost = Repairing("somebody cleared the bundle")
+            return self._repair(lost, now) if is_deciding else ()
         try:
             version = self._judge_version(payload)
         except RefusedError as error:
@@ -383,7 +393,7 @@ class Publisher:
         if is_looking and version >= (self.version_echoed or self._known.version):
             return self._check(now)
         if is_looking or is_retained:  # What we have seen there has been undone.
-            return self._repair(f"the broker went back to version {version}", now)
+            return self._repair(Repairing(f"the broker went back to version {version}"), now)
         return self._overwrite(f"somebody published version {version} again", now)
 
     def _overwrite(self, text: str, now: float) -> tuple[Effect, ...]:
@@ -403,11 +413,11 @@ class Publisher:
         text = f"version {version} on the broker is not ours, and ours is {self._version}"
         return (Failed(AnotherControllerError(f"another controller drives this fleet: {text}")),)
 
-    def _repair(self, text: str, now: float) -> tuple[Effect, ...]:
-        """Begin anew with a broker that has lost its store, or some of it."""
+    def _repair(self, news: News, now: float) -> tuple[Effect, ...]:
+        """Begin anew with a broker that has lost its store, or some of it, or never had one."""
         self.held.clear()
         self._states_held.clear()
-        return (Repairing(text), *self._upload(now))
+        return (news, *self._upload(now))
 
     # Blocks.
 
@@ -463,7 +473,7 @@ class Publisher:
             return self._ask_again(asked, now, BLOCK_BYTES)
         stop = self._forget_block()
         if self._stage is Stage.CHECKING:
-            return (*stop, *self._repair("the broker lost a block", now))
+            return (*stop, *self._repair(Repairing("the broker lost a block"), now))
         self.held.difference_update(self._sent)
         text = f"{asked.topic} was acknowledged, but the broker does not hand it back"
         return (*stop, *self._fail(NotEchoedError(text), now))

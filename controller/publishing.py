@@ -1,14 +1,9 @@
-"""The plain values of the publisher: what is desired, what it does, what it says. Pure.
+"""The plain values of the publisher: what is desired, what it does, what it says. Pure."""
 
-Also here: which blocks may be cleared from the broker.
-"""
-
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shared.errors import FleetError
-
-CLEAR_SECONDS = 24 * 3600.0  # An operator may undo what was finished yesterday evening.
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +82,11 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class Beginning:
+    """The broker holds nothing of this fleet, and never has: all goes out for the first time."""
+
+
+@dataclass(frozen=True, slots=True)
 class Repairing:
     """The broker does not hold what it should: all goes out again. ``text`` says why."""
 
@@ -107,29 +107,5 @@ class Failed:
     error: FleetError
 
 
-News = Published | Repairing | Alerted | Failed
+News = Published | Beginning | Repairing | Alerted | Failed
 Effect = Subscribe | Unsubscribe | Send | News
-
-
-def blocks_to_clear(
-    unneeded_since: Mapping[str, float],
-    *,
-    held: Iterable[str],
-    needed: Iterable[str],
-    now: float,
-) -> tuple[dict[str, float], frozenset[str]]:
-    """Return since when each block has not been needed, and those that may go now.
-
-    Args:
-        unneeded_since: What the last call returned; durable, with times of the wall clock.
-        held: The blocks that the broker holds, as far as we know.
-        needed: By an entry of the plan, by a device's release or previous one, or by an undo of
-            the last completed rollout.
-        now: The wall clock. One that was set back starts the 24 hours anew.
-    """
-    wanted = frozenset(needed)
-    since = {
-        block: min(unneeded_since.get(block, now), now) for block in held if block not in wanted
-    }
-    gone = frozenset(block for block, at in since.items() if now - at >= CLEAR_SECONDS)
-    return {block: at for block, at in since.items() if block not in gone}, gone

@@ -81,6 +81,11 @@ class Line:
         return not self._uploads and not any(sent.is_upload for sent in self._in_flight.values())
 
     @property
+    def is_idle(self) -> bool:
+        """Say whether nothing is open at all."""
+        return not self._uploads and not self._extras and not self._in_flight
+
+    @property
     def parcels_in_flight(self) -> frozenset[Parcel]:
         """Return what is on its way."""
         return frozenset(sent.parcel for sent in self._in_flight.values())

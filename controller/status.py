@@ -151,3 +151,4 @@ class FleetStatus:
     driver: DriverStatus
     rollouts: tuple[RolloutStatus, ...]  # Newest first.
     alerts: tuple[str, ...] = ()
+    note: str | None = None  # What is going on with the broker, while all is well.

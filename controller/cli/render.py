@@ -251,7 +251,7 @@ def _fleet_remarks(fleet: FleetStatus) -> list[tuple[str, str]]:
     if not fleet.is_broker_connected:
         remarks.append(("no connection to the broker; deadlines stand still", "yellow"))
     elif not fleet.is_plan_echoed:
-        remarks.append(("waiting for the broker to hand the plan back", "yellow"))
+        remarks.append((fleet.note or "waiting for the broker to hand the plan back", "yellow"))
     return remarks
 
 

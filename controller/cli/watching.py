@@ -27,7 +27,7 @@ class Watcher:
         self._rollout = rollout
         self._live = live
         self._shown: RolloutStatus | None = None
-        self._alerts: tuple[str, ...] = ()
+        self._remarks: tuple[str, ...] = ()
 
     def show(self, fleet: FleetStatus) -> None:
         """Show what is new."""
@@ -46,10 +46,11 @@ class Watcher:
     def _say(self, status: RolloutStatus, fleet: FleetStatus) -> None:
         for line in lines(self._shown, status):
             self._terminal.say(f"{datetime.now(UTC):%H:%M:%S} {line}")
-        for alert in fleet.alerts:
-            if alert not in self._alerts:
-                self._terminal.say(f"{datetime.now(UTC):%H:%M:%S} {alert}")
-        self._alerts = fleet.alerts
+        remarks = (*fleet.alerts, *((fleet.note,) if fleet.note else ()))
+        for remark in remarks:
+            if remark not in self._remarks:
+                self._terminal.say(f"{datetime.now(UTC):%H:%M:%S} {remark}")
+        self._remarks = remarks
 
 
 def live_picture(terminal: Terminal) -> "Live | None":

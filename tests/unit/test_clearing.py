@@ -5,7 +5,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from controller.clearing import CLEAR_SECONDS, due, needed_releases, unneeded_since
+from controller.clearing import (
+    CLEAR_SECONDS,
+    Clearing,
+    due,
+    look,
+    needed_releases,
+    unneeded_since,
+)
 from controller.devices import Known
 from controller.planning import Rollout
 from controller.rollout import Rules
@@ -84,3 +91,17 @@ def test_a_clock_that_was_set_back_starts_the_day_anew(now: float) -> None:
 
 def test_what_never_went_to_the_broker_is_not_cleared_from_it() -> None:
     assert unneeded_since({}, planned=[], needed=["a"], now=1.0) == {}
+
+
+def test_a_release_is_remembered_until_it_has_left() -> None:
+    """A driver that is killed in between must not leave its blocks there for ever."""
+    site = replace(EMPTY, book=(Rollout(entry("helmet@8"), waves=()),))
+    seen = look(Clearing({"helmet@1": None}), site, 1_000.0)
+
+    leaving = look(seen, site, 1_000.0 + CLEAR_SECONDS)
+    killed = look(Clearing(leaving.since), site, 1_001.0 + CLEAR_SECONDS)
+    left = look(killed, site, 1_002.0 + CLEAR_SECONDS)
+
+    assert seen == Clearing({"helmet@1": 1_000.0, "helmet@8": None})
+    assert leaving.leaving == killed.leaving == {"helmet@1"}
+    assert left == Clearing({"helmet@8": None})

@@ -7,14 +7,14 @@ import pytest
 
 from controller.publisher import PAYLOAD_LIMITS_MAX, Publisher, Stage
 from controller.publishing import (
-    CLEAR_SECONDS,
+    Beginning,
     Desired,
     Effect,
     Failed,
     Held,
+    Repairing,
     Send,
     Subscribe,
-    blocks_to_clear,
 )
 from controller.sending import (
     IN_FLIGHT_MAX,
@@ -244,7 +244,21 @@ def test_nothing_after_two_subscriptions_means_that_the_broker_has_none() -> Non
     assert publisher.tick(2.0) == (Subscribe(TOPICS.trust, 256 * 1024),)
     publisher.handle(Subscribed(TOPICS.trust), 2.0)
     assert publisher.tick(3.9) == ()
-    assert len(sent(publisher.tick(4.0))) == len(BLOCKS)
+    found = publisher.tick(4.0)
+    assert len(sent(found)) == len(BLOCKS)
+    assert Beginning() in found  # No alarm: there never was anything.
+
+
+def test_a_broker_that_lost_what_it_had_is_an_alarm_to_the_next_controller_too() -> None:
+    held = Held("mqtt://b", version=4)
+    publisher = Publisher(TOPICS, judge_version=judge_version, read_block=read_block, held=held)
+    publisher.want(DESIRED, 0.0)
+    publisher.handle(Connected(), 0.0)
+    publisher.handle(Subscribed(TOPICS.trust), 0.0)
+    publisher.tick(2.0)
+    publisher.handle(Subscribed(TOPICS.trust), 2.0)
+
+    assert Repairing("the broker holds no bundle") in publisher.tick(4.0)
 
 
 def test_a_suback_that_is_lost_does_not_leave_us_waiting_for_ever() -> None:
@@ -266,31 +280,6 @@ def test_after_adopt_it_goes_on_above_the_other_controllers_version() -> None:
     assert effects == (Subscribe(TOPICS.trust, 256 * 1024),)
     publisher.handle(Received(TOPICS.trust, b"9", is_retained=True), 4.0)
     assert publisher.stage is Stage.CHECKING
-
-
-def test_a_block_is_cleared_once_nothing_has_needed_it_for_a_day() -> None:
-    since, gone = blocks_to_clear({}, held=["a", "b"], needed=["b"], now=1_000.0)
-    assert (since, gone) == ({"a": 1_000.0}, frozenset())
-
-    since, gone = blocks_to_clear(since, held=["a", "b"], needed=["b"], now=1_000 + CLEAR_SECONDS)
-
-    assert (since, gone) == ({}, frozenset({"a"}))
-
-
-def test_a_block_that_was_needed_in_between_starts_its_day_anew() -> None:
-    since, _ = blocks_to_clear({}, held=["a"], needed=[], now=0.0)
-    since, _ = blocks_to_clear(since, held=["a"], needed=["a"], now=1_000.0)
-
-    since, gone = blocks_to_clear(since, held=["a"], needed=[], now=CLEAR_SECONDS)
-
-    assert (since, gone) == ({"a": CLEAR_SECONDS}, frozenset())
-
-
-@pytest.mark.parametrize("now", [0.0, 500.0])
-def test_a_clock_that_was_set_back_starts_the_day_anew(now: float) -> None:
-    since, gone = blocks_to_clear({"a": 1_000.0}, held=["a"], needed=[], now=now)
-
-    assert (since, gone) == ({"a": now}, frozenset())
 
 
 def test_the_line_reads_a_block_only_when_its_turn_comes() -> None:
