@@ -19,10 +19,8 @@ import msgspec
 from shared.errors import ExportError, LimitError, StorageError
 from shared.files import read_bounded
 
-EXITS_OPERATION = (
-    2,
-    3,
-)  # An operation, or a use of one, that the sensor cannot do. 1 is any error.
+# Of its exit codes: an operation, or a use of one, that the sensor cannot do. 1 is any other error.
+EXITS_OPERATION = (2, 3)
 NOT_ENOUGH_MEMORY = "Not enough memory"  # Of the sensor; its exit code is 1.
 LINES_KEPT = 8  # Of its output, for the error message.
 LINE_CHARACTERS_MAX = 300

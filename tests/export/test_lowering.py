@@ -1,114 +1,50 @@
 """The simulator graph against what it stands for: Sony's own operators, and two other NMS."""
 
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from controller.export.facts import Facts
 from shared.errors import ExportError
 from shared.graph import Graph, Nms, multiclass_nms
 from shared.release import Input
 
 onnx = pytest.importorskip("onnx")
-torch = pytest.importorskip("torch")
 onnxruntime = pytest.importorskip("onnxruntime")
-pytest.importorskip("mct_quantizers")
 
 pytestmark = [pytest.mark.export, pytest.mark.filterwarnings("ignore")]
 
 SIDE = 32
-CELLS = SIDE // 4
-CLASSES = 3
-BINS = 8
 LABELS = ("circle", "square", "triangle")
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
-Batches = Callable[[], Iterator[list["torch.Tensor"]]]
 
 
-class Dfl(torch.nn.Module):
-    """As YOLO's: a distribution over distances becomes their mean."""
+@pytest.fixture(scope="module")
+def sonys() -> ModuleType:
+    """What imports torch: seconds, and warnings that are not ours."""
+    from tests.export import sonys  # noqa: PLC0415
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = torch.nn.Conv2d(BINS, 1, 1, bias=False)
-        self.conv.weight.data[:] = torch.arange(float(BINS)).view(1, BINS, 1, 1)
-
-    def forward(self, x: "torch.Tensor") -> "torch.Tensor":
-        _, _, cells = x.shape
-        shares = x.view(-1, 4, BINS, cells).transpose(2, 1).softmax(1)
-        return self.conv(shares).view(-1, 4, cells)
+    return sonys
 
 
-class Detector(torch.nn.Module):
-    """A detector of 64 cells with a YOLO head's operations and no training."""
-
-    task = "detect"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = torch.nn.Conv2d(3, 8, 3, 2, 1)
-        self.second = torch.nn.Conv2d(8, 8, 3, 2, 1)
-        self.boxes = torch.nn.Conv2d(8, 4 * BINS, 1)
-        self.scores = torch.nn.Conv2d(8, CLASSES, 1)
-        self.dfl = Dfl()
-        cells = torch.arange(float(CELLS)) + 0.5
-        y, x = torch.meshgrid(cells, cells, indexing="ij")
-        self.register_buffer("anchors", torch.stack([x.flatten(), y.flatten()])[None] - CELLS / 2)
-
-    def forward(self, images: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor"]:
-        silu = torch.nn.functional.silu
-        features = silu(self.second(silu(self.first(images))))
-        distances = self.dfl(self.boxes(features).view(-1, 4 * BINS, CELLS**2))
-        left_top, right_bottom = distances.chunk(2, 1)
-        corners = torch.cat([self.anchors - left_top, self.anchors + right_bottom], 1)
-        scores = self.scores(features).view(-1, CLASSES, CELLS**2).sigmoid()
-        return (corners * 4 + SIDE / 2).transpose(1, 2), scores.permute(0, 2, 1)
+@pytest.fixture(scope="module")
+def tiny_detector(sonys: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sonys.exported(sonys.Detector(), tmp_path_factory.mktemp("detector"))
 
 
-class Classifier(torch.nn.Module):
-    task = "classify"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = torch.nn.Conv2d(3, 8, 3, 2, 1)
-        self.last = torch.nn.Linear(8, CLASSES)
-
-    def forward(self, images: "torch.Tensor") -> "torch.Tensor":
-        features = torch.nn.functional.silu(self.first(images)).mean((2, 3))
-        return self.last(features).softmax(1)
-
-
-def exported(model: "torch.nn.Module", folder: Path) -> Path:
-    """Quantise and write a network with the exporter's own functions."""
-    from controller.export.quantise import export_onnx, quantise  # noqa: PLC0415 - see `official`.
-    from controller.export.wire import BuildRequest  # noqa: PLC0415
-
-    generator = torch.Generator().manual_seed(1)
-    pictures = torch.rand(4, 3, SIDE, SIDE, generator=generator)
-
-    def batches() -> Iterator[list["torch.Tensor"]]:
-        yield [pictures]
-
-    target = folder / f"n{model.task}.onnx"
-    request = BuildRequest(model="", data="", out="", objects_max=6, iou_permille=500)
-    export_onnx(
-        quantise(model.eval(), batches=batches),
-        target,
-        task=model.task,
-        request=request,
-        batches=batches,
-    )
-    return target
+@pytest.fixture(scope="module")
+def tiny_classifier(sonys: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sonys.exported(sonys.Classifier(), tmp_path_factory.mktemp("classifier"))
 
 
 def lowered(source: Path, task: str = "detect") -> bytes:
-    from controller.export.facts import Facts  # noqa: PLC0415
-    from controller.export.lower import lower  # noqa: PLC0415
+    from controller.export.lower import lower  # noqa: PLC0415 - needs onnx.
 
     facts = Facts(
         task=task,
@@ -124,24 +60,8 @@ def lowered(source: Path, task: str = "detect") -> bytes:
     return target.read_bytes()
 
 
-def official(source: Path) -> "onnxruntime.InferenceSession":
-    """Return Sony's operators on the network as it was exported, without optimisations.
-
-    They are imported here and not above: what they warn of would be an error there.
-    """
-    import edgemdt_cl.pytorch.nms.nms_ort  # noqa: F401, PLC0415 - registers the NMS.
-    from mct_quantizers import get_ort_session_options  # noqa: PLC0415
-
-    options = get_ort_session_options()
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-
-
-def run_official(session: "onnxruntime.InferenceSession", picture: Pixels) -> list[Floats]:
-    tensor = picture.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
-    outputs: list[Floats] = session.run(None, {session.get_inputs()[0].name: tensor})
-    return outputs
+def tensor_of(picture: Pixels) -> Floats:
+    return picture.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
 
 
 def pictures() -> list[Pixels]:
@@ -153,47 +73,32 @@ def pictures() -> list[Pixels]:
     return [picture.astype(np.uint8) for picture in (*noise, *coarse, *flat)]
 
 
-@pytest.fixture(scope="module")
-def tiny_detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    model = Detector()
-    for name, value in model.named_parameters():
-        if not name.startswith("dfl"):
-            value.data.mul_(3)  # So that scores and boxes differ from cell to cell.
-    model.scores.bias.data -= 1.5
-    return exported(model, tmp_path_factory.mktemp("detector"))
-
-
-@pytest.fixture(scope="module")
-def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    return exported(Classifier(), tmp_path_factory.mktemp("classifier"))
-
-
-def test_a_detector_gives_bit_for_bit_what_sonys_operators_give(tiny_detector: Path) -> None:
-    session, graph = official(tiny_detector), Graph(lowered(tiny_detector), is_exact=True)
+def test_a_detector_gives_bit_for_bit_what_sonys_operators_give(
+    tiny_detector: Path, sonys: ModuleType
+) -> None:
+    run, graph = sonys.operators_on(tiny_detector), Graph(lowered(tiny_detector), is_exact=True)
     counts = []
 
     for picture in pictures():
-        expected, got = run_official(session, picture), graph.run(picture)
+        expected, got = run(tensor_of(picture)), graph.run(picture)
         assert len(got) == len(expected) == 4
-        for ours, sonys in zip(got, expected, strict=True):
-            assert np.array_equal(ours, sonys)
+        for ours, theirs in zip(got, expected, strict=True):
+            assert np.array_equal(ours, theirs)
         counts.append(int(got[3].item()))
 
     assert len(set(counts)) > 2  # The pictures tell networks apart.
     assert (min(counts), max(counts)) == (0, 6)  # None found, and the limit reached.
 
 
-def test_a_classifier_gives_bit_for_bit_what_sonys_operators_give(tiny_classifier: Path) -> None:
-    session, graph = (
-        official(tiny_classifier),
-        Graph(lowered(tiny_classifier, "classify"), is_exact=True),
-    )
+def test_a_classifier_gives_bit_for_bit_what_sonys_operators_give(
+    tiny_classifier: Path, sonys: ModuleType
+) -> None:
+    run = sonys.operators_on(tiny_classifier)
+    graph = Graph(lowered(tiny_classifier, "classify"), is_exact=True)
     best = set()
 
     for picture in pictures():
-        (expected,), (got,) = run_official(session, picture), graph.run(picture)
+        (expected,), (got,) = run(tensor_of(picture)), graph.run(picture)
         assert np.array_equal(got, expected)
         best.add(got.tobytes())
 
@@ -229,13 +134,13 @@ def test_two_lowerings_of_one_network_are_the_same_bytes(tiny_detector: Path) ->
     assert lowered(tiny_detector) == lowered(tiny_detector)
 
 
-def test_coordinates_take_sixteen_bits_and_scores_eight() -> None:
-    from controller.export.quantise import coordinate_nodes  # noqa: PLC0415
+def test_coordinates_take_sixteen_bits_and_scores_eight(sonys: ModuleType) -> None:
+    from controller.export.quantise import coordinate_nodes  # noqa: PLC0415 - imports torch.
 
-    names = coordinate_nodes(Detector())
+    names = coordinate_nodes(sonys.Detector())
 
     assert {name.rstrip("_0123456789") for name in names} == {"sub", "add", "cat", "mul"}
-    assert coordinate_nodes(Classifier()) == ()
+    assert coordinate_nodes(sonys.Classifier()) == ()
 
 
 # One operator at a time.
@@ -274,12 +179,12 @@ def one_operator(
     return path
 
 
-def both(path: Path, values: Floats) -> tuple[Floats, Floats]:
+def both(sonys: ModuleType, path: Path, values: Floats) -> tuple[Floats, Floats]:
     """Return what Sony's operator and what the lowered graph make of the values."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     plain = onnxruntime.InferenceSession(lowered(path), options, providers=["CPUExecutionProvider"])
-    (expected,) = official(path).run(None, {"images": values})
+    (expected,) = sonys.operators_on(path)(values)
     (got,) = plain.run(None, {"images": values})
     return expected, got
 
@@ -309,34 +214,34 @@ def hard_values(step: float) -> Floats:
     ],
 )
 def test_an_activation_is_quantised_as_sonys_operator_does(
-    operation: str, bits: int, threshold: float, is_signed: int, tmp_path: Path
+    operation: str, bits: int, threshold: float, is_signed: int, sonys: ModuleType, tmp_path: Path
 ) -> None:
     path = one_operator(tmp_path, operation, threshold=threshold, num_bits=bits, signed=is_signed)
 
-    expected, got = both(path, hard_values(threshold / 2 ** (bits - is_signed)))
+    expected, got = both(sonys, path, hard_values(threshold / 2 ** (bits - is_signed)))
 
     assert len(np.unique(expected)) > 3
     assert np.array_equal(got, expected)
 
 
 @pytest.mark.parametrize(
-    ("operation", "bits", "axis", "thresholds", "computed"),
+    ("operation", "bits", "thresholds", "computed"),
     [
-        ("WeightsSymmetricQuantizer", 8, 1, [0.7, 1.3, 0.011], False),
-        ("WeightsSymmetricQuantizer", 4, 1, [0.7, 1.3, 0.011], False),
-        ("WeightsSymmetricQuantizer", 16, 1, [0.7, 1.3, 0.011], False),
-        ("WeightsSymmetricQuantizer", 8, None, [0.7], False),
-        ("WeightsSymmetricQuantizer", 8, None, [0.7], True),
-        ("WeightsPOTQuantizer", 8, 1, [0.5, 1.0, 2.0], False),
-        ("WeightsPOTQuantizer", 8, None, [0.5], True),
+        ("WeightsSymmetricQuantizer", 8, [0.7, 1.3, 0.011], False),
+        ("WeightsSymmetricQuantizer", 4, [0.7, 1.3, 0.011], False),
+        ("WeightsSymmetricQuantizer", 16, [0.7, 1.3, 0.011], False),
+        ("WeightsSymmetricQuantizer", 8, [0.7], False),
+        ("WeightsSymmetricQuantizer", 8, [0.7], True),
+        ("WeightsPOTQuantizer", 8, [0.5, 1.0, 2.0], False),
+        ("WeightsPOTQuantizer", 8, [0.5], True),
     ],
 )
 def test_weights_are_quantised_as_sonys_operator_does(
     operation: str,
     bits: int,
-    axis: int | None,
     thresholds: list[float],
     computed: bool,  # noqa: FBT001
+    sonys: ModuleType,
     tmp_path: Path,
 ) -> None:
     weights = np.random.default_rng(5).normal(0, 0.6, (1, 3, SIDE, SIDE)).astype(np.float32)
@@ -348,11 +253,11 @@ def test_weights_are_quantised_as_sonys_operator_does(
         computed=computed,
         num_bits=bits,
         signed=1,
-        per_channel=int(axis is not None),
-        channel_axis=axis or 0,
+        per_channel=int(len(thresholds) > 1),
+        channel_axis=1,
     )
 
-    expected, got = both(path, np.zeros((1, 3, SIDE, SIDE), np.float32))
+    expected, got = both(sonys, path, np.zeros((1, 3, SIDE, SIDE), np.float32))
 
     assert len(np.unique(expected)) > 3
     assert np.array_equal(got, expected)
@@ -407,55 +312,35 @@ def crowd(seed: int, *, classes: int, rows: int) -> tuple[Floats, Floats]:
     return boxes.astype(np.float32), scores.astype(np.float32)
 
 
-CASES = [
-    pytest.param(80, 3, Nms(score_threshold=0.25, iou_threshold=0.7, max_detections=300), id="few"),
-    pytest.param(300, 1, Nms(score_threshold=0.0, iou_threshold=0.3, max_detections=300), id="one"),
-    pytest.param(300, 16, Nms(score_threshold=0.5, iou_threshold=0.5, max_detections=50), id="cut"),
-    pytest.param(5, 3, Nms(score_threshold=1.0, iou_threshold=0.5, max_detections=300), id="none"),
-    pytest.param(64, 3, Nms(score_threshold=0.1, iou_threshold=0.0, max_detections=300), id="zero"),
-]
+FEW = Nms(score_threshold=0.25, iou_threshold=0.7, max_detections=300)
+ALL = Nms(score_threshold=0.0, iou_threshold=0.3, max_detections=300)
+CUT = Nms(score_threshold=0.5, iou_threshold=0.5, max_detections=50)
+NONE = Nms(score_threshold=1.0, iou_threshold=0.5, max_detections=300)
+TOUCH = Nms(score_threshold=0.1, iou_threshold=0.0, max_detections=300)
 
 
-@pytest.mark.parametrize(("rows", "classes", "nms"), CASES)
-def test_suppression_keeps_what_sonys_operator_keeps(rows: int, classes: int, nms: Nms) -> None:
-    from edgemdt_cl.pytorch.nms.nms_with_indices import (  # noqa: PLC0415
-        _multiclass_nms_with_indices_impl as sonys,
-    )
-
+@pytest.mark.parametrize(
+    ("rows", "classes", "nms", "kept"),
+    [
+        pytest.param(80, 3, FEW, range(2, 300), id="few"),
+        pytest.param(300, 1, ALL, range(2, 300), id="one class"),
+        pytest.param(300, 16, CUT, range(50, 51), id="more than may stay"),
+        pytest.param(5, 3, NONE, range(1), id="none above the threshold"),
+        pytest.param(64, 3, TOUCH, range(2, 300), id="no overlap allowed"),
+    ],
+)
+def test_suppression_keeps_what_sony_and_ultralytics_keep(
+    rows: int, classes: int, nms: Nms, kept: range, sonys: ModuleType
+) -> None:
     for seed in range(20):
         boxes, scores = crowd(seed, classes=classes, rows=rows)
-        out = sonys(
-            torch.from_numpy(boxes[None]), torch.from_numpy(scores[None]),
-            nms.score_threshold, nms.iou_threshold, nms.max_detections,
-        )  # fmt: skip
-        count = int(out.n_valid)
+        expected = sonys.suppressed_by_sony(boxes, scores, nms)
+        rows_expected = sonys.suppressed_by_ultralytics(boxes, scores, nms)
 
         result = multiclass_nms(boxes, scores, nms)
 
-        assert len(result.rows) == count
-        assert np.array_equal(result.boxes, out.boxes[0, :count].numpy())
-        assert np.array_equal(result.scores, out.scores[0, :count].numpy())
-        assert np.array_equal(result.labels, out.labels[0, :count].numpy())
-        assert np.array_equal(result.rows, out.indices[0, :count].numpy())
-
-
-@pytest.mark.parametrize(("rows", "classes", "nms"), CASES)
-def test_suppression_keeps_what_ultralytics_keeps(rows: int, classes: int, nms: Nms) -> None:
-    from ultralytics.utils.nms import non_max_suppression  # noqa: PLC0415
-
-    for seed in range(20):
-        boxes, scores = crowd(seed, classes=classes, rows=rows)
-        low, high = boxes[:, :2], boxes[:, 2:]
-        rows_of = np.hstack([(low + high) / 2, high - low, scores]).T
-        (found,) = non_max_suppression(
-            torch.from_numpy(rows_of[None]),
-            nms.score_threshold,
-            nms.iou_threshold,
-            multi_label=True,
-            max_det=nms.max_detections,
-        )
-
-        result = multiclass_nms(boxes, scores, nms)
-
-        expected = np.column_stack([result.boxes, result.scores, result.labels])
-        assert np.array_equal(expected.astype(np.float32).reshape(-1, 6), found.numpy())
+        for name in ("boxes", "scores", "labels", "rows"):
+            assert np.array_equal(getattr(result, name), getattr(expected, name))
+        found = np.column_stack([result.boxes, result.scores, result.labels])
+        assert np.array_equal(found.astype(np.float32), rows_expected)
+        assert len(result.rows) in kept

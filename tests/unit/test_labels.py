@@ -40,7 +40,7 @@ def test_as_many_and_as_long_as_the_limits_say() -> None:
     [
         b"a" * (NAME_CHARACTERS_MAX + 1),
         b"a\n" * (LABELS_MAX + 1),
-        b"a\n" + b"\n" * LABELS_BYTES,
+        b"\xff" * (LABELS_BYTES + 1),  # Counted before it is read.
     ],
 )
 def test_more_than_a_limit_is_refused(data: bytes) -> None:
@@ -54,7 +54,8 @@ def test_more_than_a_limit_is_refused(data: bytes) -> None:
         b"",
         b"\n",
         b"circle\n\nsquare\n",  # Skipped, it would give `square` another class.
-        b"circle\n \t\n",
+        b"circle\n  \n",
+        b"circle\tsquare\n",
         b"circle\nsquare\n\n",
         b"circle\r\nsquare\r\n",
         "circle\x85square\n".encode(),  # Where str.splitlines ends a line, too.
