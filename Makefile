@@ -2,6 +2,7 @@
 #
 #   make demo   [ARGS="--once --devices 5"]   the main job, shown on this machine
 #   make test   [ARGS="-k trust"]             the tests
+#   make bench  [ARGS="-o json"]              the main job in numbers, 1 to 200 agents (minutes)
 #   make check                                lint, format, types, import direction
 #   make export                               installs what `fleetctl model build` needs (torch; Java 17)
 #   make clean                                take .venv and the caches away
@@ -13,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # By exact version, and before everything else: a plain range brings another build.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: help demo test check export clean
+.PHONY: help demo test bench check export clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -23,6 +24,9 @@ demo: .venv/.demo
 
 test: .venv/.dev
 	@$(BIN)/python -m pytest $(ARGS)
+
+bench: .venv/.dev
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -80,7 +80,7 @@ def _run(job: Job, say: Say, stopping: threading.Event) -> None:
         say(Streaming())
         _compare_golden(job, manifest, camera, say)
         while (captured := camera.read()) is not None:
-            say(_seen(captured, decoder))
+            say(seen(captured, decoder))
     finally:
         camera.stop()
 
@@ -99,7 +99,8 @@ def _open(job: Job, manifest: Manifest, stopping: threading.Event) -> Camera:
     return ai_camera(job, manifest, stopping)
 
 
-def _seen(captured: Captured, decoder: Decoder) -> FrameSeen:
+def seen(captured: Captured, decoder: Decoder) -> FrameSeen:
+    """Return what the child says of a frame."""
     if captured.tensors is None:
         return FrameSeen(frame=captured.frame, at=captured.at, is_valid=False)
     began = time.perf_counter_ns()

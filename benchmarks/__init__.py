@@ -1,0 +1,1 @@
+"""Measures the main job on this machine: `make bench`. A command, not a test."""
