@@ -2,6 +2,7 @@
 #
 #   make demo   [ARGS="--once --devices 5"]   the main job, shown on this machine
 #   make test   [ARGS="-k trust"]             the tests
+#   make test-export                          a model trained, built and rolled out for real (as export; minutes)
 #   make bench  [ARGS="-o json"]              the main job in numbers, 1 to 200 agents (minutes)
 #   make check                                lint, format, types, import direction
 #   make export                               installs what `fleetctl model build` needs (torch; Java 17)
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # By exact version, and before everything else: a plain range brings another build.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: help demo test bench check export clean
+.PHONY: help demo test test-export bench check export clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -24,6 +25,10 @@ demo: .venv/.demo
 
 test: .venv/.dev
 	@$(BIN)/python -m pytest $(ARGS)
+
+# Shown as it runs: it takes minutes.
+test-export: .venv/.export
+	@$(BIN)/python -m pytest -m export --capture=no tests/export $(ARGS)
 
 bench: .venv/.dev
 	@$(BIN)/python -m benchmarks $(ARGS)
@@ -58,6 +63,8 @@ clean:
 	@touch .venv/.demo $@
 
 .venv/.export: pyproject.toml | .venv/bin/python
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13) and \
+	  "expected Python 3.11 or 3.12: there is no newer build of the converter. Then: make clean export PYTHON=python3.12")'
 	@echo "Installing torch, then Ultralytics and Sony's tools (several gigabytes, once)"
 	@$(PIP) install $(TORCH)
 	@$(PIP) install --editable '.[export,dev]'

@@ -110,16 +110,15 @@ def _export(
     metadata: Mapping[str, object],
 ) -> str:
     """Take the place of ``torch2imx``: quantise, convert, lower; return the package's folder."""
-    images = chain.request.calibration_images
     batches = batches_of(
         dataset,
-        images=images,
-        told=lambda taken: chain.tell(Progress("quantise", taken, images, "calibration pictures")),
+        images=chain.request.calibration_images,
+        told=lambda *taken: chain.tell(Progress("quantise", *taken, "calibration pictures")),
     )
     name = _name(chain, batches)
     network = chain.folder / f"{name}.onnx"
     quantised = quantise(model, batches=batches)
-    chain.tell(Progress("quantise", images, images, "writing the quantised network"))
+    chain.tell(Progress("quantise", text="writing the quantised network"))
     export_onnx(quantised, network, task=model.task, request=chain.request, batches=batches)
     _convert(chain, network)
     facts = _facts(chain, model, network, batches)

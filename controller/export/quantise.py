@@ -24,7 +24,7 @@ COORDINATE_BITS = 16
 _COORDINATE_OPERATIONS = frozenset({"sub", "add", "mul", "cat"})
 
 Batches = Callable[[], Iterator[list[torch.Tensor]]]
-Told = Callable[[int], None]
+Told = Callable[[int, int], None]
 
 
 def inference_centred(
@@ -49,7 +49,7 @@ def batches_of(dataset: Iterable[dict[str, torch.Tensor]], *, images: int, told:
     Args:
         dataset: Ultralytics' loader: uint8 pictures under the key ``img``.
         images: How many at most.
-        told: Is called with the number of images that were taken so far.
+        told: Is called with the number of images that were taken so far, and of all.
     """
     pictures = [one for batch in dataset for one in batch["img"].split(1)][:images]
     if not pictures:
@@ -59,7 +59,7 @@ def batches_of(dataset: Iterable[dict[str, torch.Tensor]], *, images: int, told:
         for start in range(0, len(pictures), CALIBRATION_BATCH):
             chunk = pictures[start : start + CALIBRATION_BATCH]
             yield [torch.cat(chunk) / 255.0]
-            told(start + len(chunk))
+            told(start + len(chunk), len(pictures))
 
     return generate
 

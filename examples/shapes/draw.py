@@ -3,8 +3,9 @@
     python examples/shapes/draw.py FOLDER --images 1000 --size 160
 
 writes FOLDER/shapes.yaml with images and labels for a detector, and with ``--crops`` a folder per
-class with one shape a picture for a classifier. The training split and the validation split come
-from different scenes, and neither from those that the demo's cameras show.
+class with one shape a picture for a classifier. The splits train, val and test come from different
+scenes, and none of them from those that the demo's cameras show. The exporter calibrates with val,
+so only test is held out.
 """
 
 import argparse
@@ -16,14 +17,19 @@ from PIL import Image
 
 from agent.camera.scene import CLASS_NAMES, Drawn, draw
 
-FIRST_SEED = {"train": 1_000_000, "val": 2_000_000}  # Simulated cameras count from zero.
+FIRST_SEED = {
+    "train": 1_000_000,
+    "val": 2_000_000,
+    "test": 3_000_000,
+}  # Simulated cameras count from zero.
 FRAMES_APART = 37  # Of one picture and the next: so each shows another moment of its own scene.
 CROP_PIXELS = 96
+OTHER_IMAGES_MIN = 20  # Of val and of test.
 _MARGIN = 0.15  # Around a shape that is cut out, as a share of its longer side.
 
 
 def write_detection(folder: Path, *, images: int, size: int) -> Path:
-    """Write pictures and YOLO labels of both splits; return the data file."""
+    """Write pictures and YOLO labels of every split; return the data file."""
     for split, count in _counts(images).items():
         pictures, labels = folder / "images" / split, folder / "labels" / split
         pictures.mkdir(parents=True, exist_ok=True)
@@ -36,6 +42,7 @@ def write_detection(folder: Path, *, images: int, size: int) -> Path:
         "path": str(folder.resolve()),
         "train": "images/train",
         "val": "images/val",
+        "test": "images/test",
         "names": dict(enumerate(CLASS_NAMES)),
     }
     data.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
@@ -55,7 +62,8 @@ def write_crops(folder: Path, *, images: int, size: int) -> Path:
 
 
 def _counts(images: int) -> dict[str, int]:
-    return {"train": images, "val": max(images // 5, 20)}
+    others = max(images // 5, OTHER_IMAGES_MIN)
+    return {"train": images, "val": others, "test": others}
 
 
 def _drawn(split: str, count: int, size: int) -> Iterator[tuple[int, Image.Image, list[Drawn]]]:
