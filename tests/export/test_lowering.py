@@ -134,7 +134,23 @@ def test_two_lowerings_of_one_network_are_the_same_bytes(tiny_detector: Path) ->
     assert lowered(tiny_detector) == lowered(tiny_detector)
 
 
-def test_coordinates_take_sixteen_bits_and_scores_eight(sonys: ModuleType) -> None:
+def bits_before(model: "onnx.ModelProto", tensor: str) -> int:
+    """Return the bits of the quantiser from which a tensor comes."""
+    makers = {output: node for node in model.graph.node for output in node.output}
+    node = makers[tensor]
+    while node.domain != "mct_quantizers":
+        node = makers[node.input[0]]
+    return next(one.i for one in node.attribute if one.name == "num_bits")
+
+
+def test_boxes_reach_the_nms_in_sixteen_bits_and_scores_in_eight(tiny_detector: Path) -> None:
+    model = onnx.load(tiny_detector)
+    (nms,) = [node for node in model.graph.node if node.domain == "EdgeMDT"]
+
+    assert [bits_before(model, tensor) for tensor in nms.input] == [16, 8]
+
+
+def test_coordinates_are_found_by_structure(sonys: ModuleType) -> None:
     from controller.export.quantise import coordinate_nodes  # noqa: PLC0415 - imports torch.
 
     names = coordinate_nodes(sonys.Detector())
