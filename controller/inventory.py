@@ -59,7 +59,7 @@ from controller.strategies import (
 )
 from shared.assignment import Camera, Selector, SelectorError
 from shared.assignment import parse_selector as parse
-from shared.errors import InventoryError, OperatorError
+from shared.errors import InventoryError, LimitError, OperatorError
 from shared.files import read_bounded
 from shared.identity import CameraIdentity, Identity, labels_of
 from shared.messages import time_text
@@ -155,7 +155,10 @@ def load_fleet(path: Path) -> Fleet:
         InventoryError: It has errors: all of them, one a line.
         OperatorError: There is no such file.
     """
-    data = read_bounded(path, FLEET_YAML_BYTES)
+    try:
+        data = read_bounded(path, FLEET_YAML_BYTES)
+    except LimitError as error:
+        raise InventoryError(str(error)) from error
     if data is None:
         raise OperatorError(
             f"expected a fleet.yaml, found none at {path}; `fleetctl init` needs it"

@@ -211,6 +211,7 @@ class Controller:
 
     def import_release(self, manifest: Manifest, files: Mapping[str, bytes]) -> ReleaseStatus:
         """Take a release into the store, unsigned; again: nothing changes."""
+        parse_release(manifest.release)
         self._store.add_release(manifest, files, time())
         return self._release(manifest.release)
 

@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from securesystemslib.signer import CryptoSigner
 
 from agent.journal import Saved, from_text, to_text
 from controller.repository import (
@@ -25,6 +26,7 @@ from controller.repository import (
     add_release,
     bundle_bytes,
     create,
+    rotate_controller,
     sign_identity,
     sign_plan,
 )
@@ -191,6 +193,16 @@ class Fleet:
         now = datetime.now(UTC)
         self.repository = sign_plan(self.repository, entries, self.keys.controller, now)
         return bundle_bytes(self.repository)
+
+    def rotate(self) -> None:
+        """Take a new controller key; its bundle is not published."""
+        self.keys = replace(self.keys, controller=CryptoSigner.generate_ed25519())
+        self.repository = rotate_controller(
+            self.repository,
+            root_signers=self.keys.root,
+            controller_signer=self.keys.controller,
+            now=datetime.now(UTC),
+        )
 
     def plan(self, *entries: Entry) -> bytes:
         """Sign a plan and publish it."""
@@ -375,6 +387,13 @@ class RunningAgent:
         if self.is_alive:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
+
+    def wait_said(self, text: str, times: int = 1) -> None:
+        """Wait until its log says something so many times."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self.log.read_text(errors="replace").count(text) < times:
+            assert time.monotonic() < deadline, self.last_words()
+            time.sleep(0.05)
 
     def last_words(self) -> str:
         return self.log.read_text(errors="replace")[-4000:]

@@ -3,7 +3,9 @@
 One agent with a proven release takes all messages of a test; what it runs must not change.
 """
 
+import base64
 import json
+import re
 import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,10 +13,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from securesystemslib.dsse import Envelope
+from tuf.api.metadata import Snapshot, Timestamp
 
+from agent.requests import VERBS
 from controller.broker import RunningBroker
 from controller.repository import bundle_bytes, create, sign_plan
-from shared.limits import BUNDLE_BYTES
+from shared.identity import PAYLOAD_TYPE
+from shared.limits import BLOCK_BYTES, BUNDLE_BYTES
 from shared.messages import time_text
 from shared.release import encode_manifest
 from tests.fleet import (
@@ -28,7 +34,8 @@ from tests.fleet import (
     phase_of,
 )
 from tests.integration.agents import Site, open_site
-from tests.making import bundle_of, new_keys, sign_again
+from tests.integration.conftest import on_nats
+from tests.making import bundle_of, forged, new_keys, sign_again
 
 DEVICE = "gate-01"
 
@@ -66,34 +73,36 @@ def wait_accepted(site: Site, bundle: bytes) -> None:
     site.fleet.wait(DEVICE, lambda report: refused(report, "trust") is None)
 
 
+def wait_all_refused(site: Site, what: str, count: int) -> list[str]:
+    """Wait until the agent has refused so many, still runs tiny@1, and return the codes."""
+    agent = site.agents[0]
+    agent.wait_said(f"WARNING {what} refused", count)
+    assert agent.is_alive
+    return re.findall(rf"WARNING {what} refused \(([a-z]+)\)", agent.log.read_text())
+
+
 def test_bundles_that_nobody_honest_sent_are_refused_and_the_model_stays(proven: Site) -> None:
     fleet = proven.fleet
     honest = bundle_bytes(fleet.repository)
     files: dict[str, str] = json.loads(honest)["files"]
     trust = fleet.topics.trust
-
-    for name, text in files.items():  # Bytes changed in each metadata file.
-        changed = text.replace("2", "3", 1)
-        fleet.put(trust, bundle_of({**files, name: changed}, FLEET))
-        report = fleet.wait(DEVICE, lambda report: refused(report, "trust") is not None)
-        assert camera_of(report)["release"] == "tiny@1", name
-        wait_accepted(proven, honest)
-
+    changed = [  # Bytes changed in each metadata file.
+        bundle_of({**files, name: text.replace("2", "3", 1)}, FLEET) for name, text in files.items()
+    ]
     other = create(new_keys("other", is_demo=True), now=datetime.now(UTC))
-    fleet.put(trust, bundle_bytes(other))  # The plan of another fleet.
-    wait_refused(proven, "trust", "fleet", "signature", "root", "untrusted")
-    wait_accepted(proven, honest)
+    thief = create(new_keys(FLEET, is_demo=True), now=datetime.now(UTC))
 
-    thief = new_keys(FLEET, is_demo=True)
-    fleet.put(trust, bundle_bytes(create(thief, now=datetime.now(UTC))))  # Unknown keys.
-    wait_refused(proven, "trust", "signature", "root", "untrusted")
-    wait_accepted(proven, honest)
+    for bundle in (*changed, bundle_bytes(other), bundle_bytes(thief)):
+        fleet.put(trust, bundle)
 
+    wait_all_refused(proven, "bundle", len(changed) + 2)
     fleet.put(trust, b"x" * (BUNDLE_BYTES + 1))
     wait_refused(proven, "trust", "limit")
     wait_accepted(proven, honest)
+    assert camera_of(fleet.reported[DEVICE])["starts"] == 1
 
 
+@on_nats
 def test_older_and_forked_plans_are_refused_and_expired_ones_too(proven: Site) -> None:
     fleet = proven.fleet
     release = make_release(1)
@@ -104,66 +113,110 @@ def test_older_and_forked_plans_are_refused_and_expired_ones_too(proven: Site) -
     newer = fleet.plan(entry)
     version = fleet.repository.version
     fleet.wait(DEVICE, lambda report: report["plan_version"] == version)
-
-    fleet.put(fleet.topics.trust, older)
-    wait_refused(proven, "trust", "replayed")
-    wait_accepted(proven, newer)
-
     later = now + timedelta(seconds=5)
     fork = sign_plan(before, (entry, entry_of(release, "r-9")), fleet.keys.controller, later)
-    fleet.put(fleet.topics.trust, bundle_bytes(fork))
-    wait_refused(proven, "trust", "equivocation")
-    wait_accepted(proven, newer)
-
     files: dict[str, str] = json.loads(newer)["files"]
 
-    def expire(signed: object) -> None:
-        signed.expires = now - timedelta(days=1)  # type: ignore[attr-defined]
-        signed.version += 1  # type: ignore[attr-defined]
+    def expire(signed: Timestamp) -> None:
+        signed.expires = now - timedelta(days=1)
+        signed.version += 1
 
-    stale = sign_again(files["timestamp.json"], [fleet.keys.controller], expire)
-    fleet.put(fleet.topics.trust, bundle_of({**files, "timestamp.json": stale}, FLEET))
-    wait_refused(proven, "trust", "expired")
+    def add_field(signed: Timestamp) -> None:
+        signed.unrecognized_fields["x-imxfleet"]["plan"][0]["hurry"] = True
+        signed.version += 1
+
+    controller = [fleet.keys.controller]
+    for bundle in (
+        older,
+        bundle_bytes(fork),
+        bundle_of(
+            {**files, "timestamp.json": sign_again(files["timestamp.json"], controller, expire)},
+            FLEET,
+        ),
+        bundle_of(
+            {**files, "timestamp.json": sign_again(files["timestamp.json"], controller, add_field)},
+            FLEET,
+        ),
+    ):
+        fleet.put(fleet.topics.trust, bundle)
+
+    codes = wait_all_refused(proven, "bundle", 4)
+    assert codes == ["replayed", "equivocation", "expired", "unsupported"]
     wait_accepted(proven, newer)
+    assert camera_of(fleet.reported[DEVICE])["starts"] == 1
 
 
+@on_nats
+def test_a_rotated_away_key_is_refused_though_the_new_root_is_left_out(proven: Site) -> None:
+    fleet, old_keys = proven.fleet, proven.fleet.keys
+    files: dict[str, str] = json.loads(bundle_bytes(fleet.repository))["files"]
+    fleet.rotate()
+    rotated = bundle_bytes(fleet.repository)
+    fleet.put(fleet.topics.trust, rotated)
+    version = fleet.repository.version
+    fleet.wait(DEVICE, lambda report: report["plan_version"] == version)
+
+    def far(signed: Timestamp | Snapshot) -> None:
+        signed.version += 100
+
+    stolen = forged(files, old_keys, timestamp=far, snapshot=far)
+    fleet.put(fleet.topics.trust, bundle_of(stolen, FLEET))
+
+    wait_all_refused(proven, "bundle", 1)
+    fleet.plan(*fleet.repository.plan)  # By the new key.
+    version = fleet.repository.version
+    fleet.wait(DEVICE, lambda report: report["plan_version"] == version)
+
+
+@on_nats
 def test_malformed_input_on_every_subscribed_topic_keeps_the_agent_running(proven: Site) -> None:
-    fleet = proven.fleet
+    fleet, agent = proven.fleet, proven.agents[0]
     device = fleet.topics.device
-    junk = (b"not json", b'{"v":1,"fleet":7}', b"[" * 3000)
+    junk = (b"not json", b"\xff", b"null", b"7", b'{"v":1,"fleet":7,"id":[]}', b"[" * 3000)
 
     for data in junk:
         fleet.put(fleet.topics.trust, data)
-        wait_refused(proven, "trust", "malformed")
-        wait_accepted(proven, bundle_bytes(fleet.repository))
         fleet.put(device(DEVICE, "identity"), data)
-        wait_refused(proven, "identity", "malformed")
-        fleet.put(device(DEVICE, "identity"), fleet.identity(DEVICE))
-        fleet.put(device(DEVICE, "request/reboot"), data, retain=False)
-        wait_refused(proven, "message", "malformed")
+        for verb in (*VERBS, "nonsense"):
+            fleet.put(device(DEVICE, f"request/{verb}"), data, retain=False)
+
+    assert set(wait_all_refused(proven, "bundle", len(junk))) == {"malformed"}
+    assert set(wait_all_refused(proven, "identity", len(junk))) == {"malformed"}
+    agent.wait_said("a message is refused (malformed)", len(junk) * (len(VERBS) + 1))
+    fleet.put(device(DEVICE, "identity"), fleet.identity(DEVICE, version=2))
+    fleet.put(fleet.topics.trust, bundle_bytes(fleet.repository))
     fleet.put(device(DEVICE, "request/identify"), b"x" * 5000, retain=False)
     wait_refused(proven, "message", "limit")
+    report = fleet.wait(DEVICE, lambda report: refused(report, "trust") is None)
+    assert refused(report, "identity") is None
+    assert camera_of(report)["starts"] == 1
 
-    assert proven.agents[0].is_alive
 
-
-def test_identities_of_others_and_older_ones_are_refused(proven: Site) -> None:
+@on_nats
+def test_identities_of_others_older_ones_and_ones_with_strange_fields_are_refused(
+    proven: Site,
+) -> None:
     fleet = proven.fleet
     topic = fleet.topics.device(DEVICE, "identity")
     fleet.put(topic, fleet.identity(DEVICE, version=3))
     fleet.wait(DEVICE, lambda report: report["identity_version"] == 3)
+    signed = base64.b64decode(json.loads(fleet.identity(DEVICE, version=9))["payload"])
+    strange = Envelope(signed.replace(b'"labels"', b'"hurry":1,"labels"', 1), PAYLOAD_TYPE, {})
+    strange.sign(fleet.keys.controller)
 
     fleet.put(topic, fleet.identity(DEVICE, version=2))
-    wait_refused(proven, "identity", "replayed")
     fleet.put(topic, fleet.identity("gate-02", version=9))
-    wait_refused(proven, "identity", "device")
+    fleet.put(topic, json.dumps(strange.to_dict()).encode())
     fleet.put(topic, b"")
-    fleet.put(topic, fleet.identity(DEVICE, version=4))
 
+    codes = wait_all_refused(proven, "identity", 3)
+    assert codes == ["replayed", "device", "unsupported"]
+    fleet.put(topic, fleet.identity(DEVICE, version=4))
     report = fleet.wait(DEVICE, lambda report: report["identity_version"] == 4)
     assert refused(report, "identity") is None
 
 
+@on_nats
 def test_an_unlisted_entry_is_skipped_while_the_rest_counts(proven: Site) -> None:
     fleet = proven.fleet
     unlisted, second = make_release(9), make_release(2)
@@ -187,6 +240,7 @@ def lying(version: int, **changes: object) -> Release:
     return Release(manifest, encode_manifest(manifest), honest.blocks)
 
 
+@on_nats
 def test_releases_that_lie_or_do_not_fit_are_rejected_before_the_old_one_stops(
     proven: Site,
 ) -> None:
@@ -220,6 +274,9 @@ def test_a_block_with_changed_bytes_is_ignored_until_the_right_one_comes(proven:
     fleet.plan(entry_of(second, "r-2"))
     fleet.wait_phase(DEVICE, "fetching", "r-2")
 
+    for wrong in (b"", b"[]", b"x" * (BLOCK_BYTES + 1)):
+        fleet.put(fleet.topics.block(digest), wrong)
+    proven.agents[0].wait_said("a message is refused (limit)")
     fleet.put(fleet.topics.block(digest), right)
 
     fleet.wait_phase(DEVICE, "committed", "r-2")
@@ -243,6 +300,7 @@ def test_duplicates_and_reordered_messages_change_nothing(proven: Site) -> None:
     assert camera_of(report)["starts"] == 1
 
 
+@on_nats
 def test_a_truncated_trust_journal_never_leads_to_an_older_plan(proven: Site) -> None:
     fleet, agent = proven.fleet, proven.agents[0]
     older = bundle_bytes(fleet.repository)
@@ -262,6 +320,7 @@ def test_a_truncated_trust_journal_never_leads_to_an_older_plan(proven: Site) ->
     assert refused(report, "trust") is None
 
 
+@on_nats
 def test_a_missing_trust_journal_never_leads_to_an_older_plan(proven: Site) -> None:
     fleet, agent = proven.fleet, proven.agents[0]
     older = bundle_bytes(fleet.repository)
@@ -283,6 +342,7 @@ def request(identifier: str, **more: object) -> bytes:
     return json.dumps({"v": 1, "id": identifier, **times, **more}).encode()
 
 
+@on_nats
 def test_requests_are_answered_once_and_retained_ones_refused(proven: Site) -> None:
     fleet = proven.fleet
     device = fleet.topics.device
@@ -305,6 +365,7 @@ def test_requests_are_answered_once_and_retained_ones_refused(proven: Site) -> N
     assert phase_of(report, "r-1") == "committed"
 
 
+@on_nats
 def test_restart_agent_begins_a_new_run_of_the_same_install(proven: Site) -> None:
     fleet = proven.fleet
     install, _, run = str(fleet.reported[DEVICE]["run"]).rpartition("-")
@@ -318,6 +379,7 @@ def test_restart_agent_begins_a_new_run_of_the_same_install(proven: Site) -> Non
     assert json.loads(fleet.wait_message(lambda m: m.topic == answer).payload)["status"] == "ok"
 
 
+@on_nats
 def test_a_state_directory_of_another_device_is_refused(proven: Site) -> None:
     agent = proven.agents[0]
     agent.stop()
@@ -331,6 +393,7 @@ def test_a_state_directory_of_another_device_is_refused(proven: Site) -> None:
     assert "belongs to gate-01" in agent.last_words()
 
 
+@on_nats
 def test_a_new_install_with_an_old_devices_id_starts_from_the_plan(proven: Site) -> None:
     fleet, old = proven.fleet, proven.agents[0]
     install = str(fleet.reported[DEVICE]["run"]).partition("-")[0]

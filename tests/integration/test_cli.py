@@ -5,15 +5,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
 from controller.broker import RunningBroker, run_nats
 from controller.cli.exits import Exit
 from controller.service import Controller
+from shared.card import read_card
 from shared.release import Decode, File, Input, Manifest, Output, Requires
+from tests.puppet import Faults, Puppet
 
 PASSPHRASE = "a long enough passphrase"
 FLEET = """\
@@ -186,6 +190,49 @@ def test_a_rollout_may_be_written_down_and_aborted(fleet: Path) -> None:
     assert [(r["state"], r["reason"]) for r in json.loads(history.stdout)] == [
         ("aborted", "operator")
     ]
+
+
+def test_two_fleetctl_at_once_are_one_driver_and_one_watcher(fleet: Path) -> None:
+    release = signed(fleet)
+    added = fleetctl(fleet, "device", "add", "cam-1", passphrase=PASSPHRASE)
+    puppet = Puppet(read_card(fleet / "cam-1.card.yaml"), Faults(seconds=2.0))
+
+    with ThreadPoolExecutor() as both:
+        starts = [
+            both.submit(fleetctl, fleet, "rollout", "start", release, passphrase=PASSPHRASE)
+            for _ in range(2)
+        ]
+        wait_for_rollout(fleet)
+        watch = both.submit(
+            fleetctl, fleet, "rollout", "watch", "r-1", "--timeout", "90s", passphrase=PASSPHRASE
+        )
+        puppet.start()
+        ended = [start.result() for start in starts]
+        watched = watch.result()
+    puppet.stop()
+
+    assert added.returncode == Exit.OK, added.stderr
+    assert sorted(one.returncode for one in ended) == [Exit.OK, Exit.ERROR], ended
+    assert "overlaps r-1" in "".join(one.stderr for one in ended)
+    assert watched.returncode == Exit.OK, watched.stderr
+    history = json.loads(fleetctl(fleet, "rollout", "history", "-o", "json").stdout)
+    assert [(r["rollout"], r["state"]) for r in history] == [("r-1", "completed")]
+    assert puppet.activated == [release]
+
+
+def wait_for_rollout(project: Path) -> None:
+    deadline = monotonic() + 60.0
+    while fleetctl(project, "rollout", "status", "r-1").returncode != Exit.OK:
+        assert monotonic() < deadline
+
+
+@pytest.mark.parametrize("name", ["+", "#", "cam-1/#", "../cam-1", "cam.1"])
+def test_names_that_could_inject_topics_are_refused(fleet: Path, name: str) -> None:
+    added = fleetctl(fleet, "device", "add", name, passphrase=PASSPHRASE)
+
+    assert added.returncode == Exit.ERROR
+    assert "expected a device" in added.stderr
+    assert "Traceback" not in added.stderr
 
 
 def test_tail_without_frames_ends_with_the_timeout_code(fleet: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from controller.inventory import (
+    FLEET_YAML_BYTES,
     Fleet,
     cameras_of,
     identity_of,
@@ -132,6 +133,35 @@ PINNED = "strategies: {s: {waves: [{pins: [gate-01]}, {fraction: 100%}]}}\n"
         (STRATEGY + "window: {from: 22:00, to: 05:00}",
             '9:20: expected text, got 22:00, which YAML reads as int: write "22:00"'),
         (STRATEGY + "gates: {dnnms: 60}", "unknown key 'dnnms' in gates; did you mean 'dnn_ms'?"),
+        ("defaults: {telemetry: {encoding: xml}}", "7:34: expected json | packed, got 'xml'"),
+        ("defaults: {telemetry: {threshold: 1.5}}", "7:35: expected a number from 0 to 1"),
+        ("defaults: {telemetry: {rate: 5}}", "unknown key 'rate' in telemetry; did you mean 'rat"),
+        ("defaults: {frame_rate: fast}", "7:24: expected a whole number from 1 to 120, got 'fast'"),
+        ("home_assistant_install: on", "7:25: expected true or false, got 'on'"),
+        (STRATEGY + "wave: []", "unknown key 'wave' in a strategy; did you mean 'waves'?"),
+        (STRATEGY + "waves: [{pins: [gate-01]}, {pins: [gate-01]}, {fraction: 100%}]",
+            "9:32: expected more than 0 %, or new pins: each wave must grow, got 0 %"),
+        (STRATEGY + "waves: [{fraction: 150%}]", "9:24: expected a percentage (10%), got '150%'"),
+        (STRATEGY + "waves: [{fraction: 10%, ramp: {from: 20%, factor: 2}}, {fraction: 100%}]",
+            "9:13: expected fraction or ramp, not both"),
+        (STRATEGY + "waves: [{ramp: {from: 20%, factor: 1}}, {fraction: 100%}]",
+            "9:40: expected a whole number from 2 to 10, got '1'"),
+        (STRATEGY + "waves: [{bake: 1h}, {fraction: 100%}]", "expected pins, fraction or ramp in "),
+        (STRATEGY + "waves: [{pins: [gate-01, gate-01]}, {fraction: 100%}]",
+            "9:30: 'gate-01' comes twice in this list"),
+        (STRATEGY + f"waves: [{'{fraction: 1%}, ' * 33}]", "expected at most 32 waves, got 33"),
+        (STRATEGY + "on_inconclusive: stop", "9:22: expected pause | continue, got 'stop'"),
+        (STRATEGY + "deadlines: {activation: 12}", "9:29: expected a duration with its unit, e.g."),
+        (STRATEGY + "retry: {causes: [camera, ghosts]}", "9:30: expected release | camera | tra"),
+        (STRATEGY + "retry: {attempts: 0}", "9:23: expected a whole number from 1 to 10, got '0'"),
+        (STRATEGY + "window: {days: [monday], from: '22:00', to: '05:00'}", "did you mean 'mon'?"),
+        (STRATEGY + "window: {from: '25:00', to: '05:00'}", '9:20: expected a time, "22:00"'),
+        (STRATEGY + "window: {days: [mon], to: '05:00'}", "expected from in window, got none"),
+        ("strategies: {S: {}}", "7:14: expected a name of a-z, 0-9 and '-', got 'S'"),
+        ("rollouts: {r: {release: a@1, selector: '*', strategy: s, deny: [gate-3]}}",
+            "7:65: expected a declared device, got 'gate-3'; did you mean 'gate-02'?"),
+        ("rollouts: {r: {release: a@0, selector: '*', strategy: s}}", "7:25: expected name@"),
+        ("rollouts: {a/#: {release: a@1, selector: '*', strategy: s}}", "7:12: expected a name"),
         ("rollouts: {r: {release: a, selector: '*', strategy: s}}", "expected name@version"),
         ("rollouts: {r: {release: a@1, selector: 'role=dor', strategy: s}}",
             "7:40: expected a selector that matches at least one device, got 'role=dor'"),
@@ -163,6 +193,23 @@ def test_an_error_has_its_place_what_was_expected_and_what_came(text: str, error
         (HEAD + "devices:\n  d-[1:999999]: {}", "5:3: expected a range that goes up, of 1 to"),
         (HEAD + "devices:\n  Gate/+: {}", "5:3: expected a name of a-z"),
         (HEAD + "devices: {}", "4:10: expected at least one device"),
+        (
+            HEAD + "devices: {a: {label: {}}}",
+            "unknown key 'label' in a device; did you mean 'labels'",
+        ),
+        (HEAD + "devices: {a: {labels: {ro le: x}}}", "4:24: expected a label's name of a-z"),
+        (HEAD + "devices: {a: {cameras: {0: {kind: modlib}}}}", "unknown key 'kind' in a camera"),
+        (HEAD + "devices: {a: {cameras: {}}}", "4:24: expected at least one camera"),
+        (HEAD + "devices: {'a#': {}, '+': {}, a.b: {}}", "4:11: expected a name of a-z"),
+        (HEAD + "devices: [a]", "4:10: expected a mapping (key: value), got a list"),
+        (
+            "version: 1\nfleet: Site/A\nbroker: {embedded: true}\ndevices: {a: {}}",
+            "2:8: expected a na",
+        ),
+        (
+            "version: 1\nfleet: a\nbroker: {embedded: true, url: 'mqtt://x'}\ndevices: {a: {}}",
+            "3:9: expected either url or `embedded: true`",
+        ),
         (HEAD + "devices:\n  a: {cameras: {9: {}}}", "5:17: expected a whole number from 0 to 3"),
         ("version: 1\nfleet: a\nbroker: {}\ndevices: {a: {}}", "3:9: expected either url or"),
         (
@@ -208,6 +255,16 @@ def test_the_root_s_fleet_is_the_demo_s_and_its_strategies_can_be_used() -> None
     assert (fleet.name, list(fleet.devices)) == ("demo", ["cam-1", "cam-2", "cam-3"])
     for strategy in fleet.strategies.values():
         refuse_unsupported(strategy)
+
+
+def test_a_file_that_is_no_text_or_too_long_is_an_error_in_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.yaml"
+
+    path.write_bytes(b"fleet: \xff")
+    with pytest.raises(InventoryError, match="1:1: expected UTF-8"):
+        load_fleet(path)
+    path.write_bytes(b"#" * (FLEET_YAML_BYTES + 1))
+    assert main([str(path)]) == 1
 
 
 def test_a_missing_file_is_an_error_of_the_operator_s(tmp_path: Path) -> None:
