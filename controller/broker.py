@@ -2,7 +2,7 @@
 
 NATS by default, Mosquitto where it is asked for: both are looked for, neither is installed, and
 what they write stays in the folder that is given. There is no TLS here, so they listen on
-loopback only; a site's configuration is written by ``broker_config.py``.
+loopback only; nothing here writes a configuration for a site.
 
 A broker must not outlive the process that started it, even when that is killed with -9. A signal
 on the parent's death (``PR_SET_PDEATHSIG``) comes when the *thread* ends that started the child,
