@@ -162,11 +162,15 @@ class Site:
             for line in lines
         ]
 
-    def close(self) -> None:
+    def stop_agents(self) -> None:
         for agent in self.agents.values():
             agent.send_signal(signal.SIGTERM)
         for agent in self.agents.values():
-            agent.wait(60)
+            assert agent.wait(60) == 0
+        self.agents.clear()
+
+    def close(self) -> None:
+        self.stop_agents()
         self.broker.stop()
 
     @property

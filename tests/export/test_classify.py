@@ -13,7 +13,7 @@ from tests.export.project import Built, Site, say, ultralytics_says
 
 pytestmark = [pytest.mark.export, pytest.mark.timeout(2400)]
 
-FRAMES = 60
+FRAMES = 48
 TOP1_MIN = 0.75  # Of three classes: who guesses reaches a third.
 BROKEN_MAX = 0.4
 SCORES_APART_MAX = 0.04
@@ -36,7 +36,9 @@ def frames(site: Site, sorter: Built, pictures: list[Path]) -> list[Detections]:
     say("rolling it out")
     site.start_agent("sorter", Simulation(scene=f"folder:{pictures[0].parent}"))
     site.roll_out(sorter.manifest.release, selector="task=classify")
-    return site.frames("sorter", FRAMES)
+    heard = site.frames("sorter", FRAMES)
+    site.stop_agents()
+    return heard
 
 
 def test_the_command_leaves_a_classifiers_release_in_the_store(site: Site, sorter: Built) -> None:
