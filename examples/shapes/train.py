@@ -40,6 +40,7 @@ def main() -> None:
 def _train(arguments: argparse.Namespace, folder: Path) -> Path:
     os.environ |= {"YOLO_AUTOINSTALL": "False", "YOLO_OFFLINE": "True"}
     os.environ["YOLO_CONFIG_DIR"] = str(folder)
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # Threads that spin starve a machine in use.
     import torch  # noqa: PLC0415 - the environment above must be set first.
     from ultralytics import YOLO  # noqa: PLC0415
 

@@ -34,7 +34,7 @@ def site(folder: Path) -> Iterator[Site]:
 def detector(site: Site, folder: Path) -> Built:
     say("training a detector")
     place = folder / "detector"
-    weights = draw_and_train(place, images=1600, epochs=6, size=DETECTOR_PIXELS, crops=False)
+    weights = draw_and_train(place, images=1600, epochs=5, size=DETECTOR_PIXELS, crops=False)
     say("building it")
     data = place / "data" / "shapes.yaml"
     return site.build(weights, data, name="shapes", imgsz=DETECTOR_PIXELS)

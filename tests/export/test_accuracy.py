@@ -18,7 +18,7 @@ from shared.graph import Graph
 from tests.export.matching import Seen
 from tests.export.project import Built, say, ultralytics_says
 
-pytestmark = [pytest.mark.export, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.export, pytest.mark.timeout(3600)]
 
 THRESHOLD = 0.001  # mAP wants the doubtful ones, too.
 PICTURES_MAX = 200

@@ -11,7 +11,7 @@ from agent.camera.wire import Simulation
 from shared.detections import Class, Detections
 from tests.export.project import Built, Site, say, ultralytics_says
 
-pytestmark = [pytest.mark.export, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.export, pytest.mark.timeout(3600)]
 
 FRAMES = 48
 TOP1_MIN = 0.75  # Of three classes: who guesses reaches a third.

@@ -14,7 +14,7 @@ from shared.graph import Graph
 from tests.export.matching import Agreement, Box, Seen, agreement, pairs_of
 from tests.export.project import Built, Site, say, ultralytics_says
 
-pytestmark = [pytest.mark.export, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.export, pytest.mark.timeout(3600)]
 
 SEEDS = {"eye-1": 11, "eye-2": 12, "eye-3": 13}  # Scenes that nobody trained on.
 FRAMES_EACH = 30
