@@ -9,7 +9,8 @@ milliseconds and give the same numbers:
 - the NMS is cut off and its parameters go into the metadata: shared/graph.py does it in numpy.
 
 Any other operator of a foreign domain is refused, MCT's with look-up tables too: a graph that is
-nearly right proves nothing.
+nearly right proves nothing. Refused, too, are coordinates with a constant that was quantised to
+another value: MCT does that to anchors without a word, and boxes far from the origin go astray.
 """
 
 import json
@@ -55,6 +56,12 @@ class _Quantiser:
         shape[self.axis] = -1
         return self.steps.reshape(shape)
 
+    def levels(self, weights: NDArray[np.generic]) -> tuple[Floats, Floats]:
+        """Return the whole numbers that stand for the weights, and the steps that multiply them."""
+        steps = self.shaped(weights.ndim)
+        rounded = np.round(weights.astype(np.float32) / steps)
+        return np.clip(rounded, self.low, self.high).astype(np.float32), steps
+
 
 @dataclass(slots=True)
 class _Lowering:
@@ -84,6 +91,7 @@ def lower(source: Path, target: Path, *, facts: Facts, labels: Iterable[str]) ->
     lowering = _Lowering(_constants(model.graph))
     for node in model.graph.node:
         _lower_node(lowering, node)
+    _check_coordinates(lowering, model.graph)
     outputs, parameters = _outputs(lowering, model.graph)
     graph = _graph(lowering, model.graph, outputs)
     opsets = [opset for opset in model.opset_import if not opset.domain]
@@ -125,8 +133,7 @@ def _lower_weights(lowering: _Lowering, node: onnx.NodeProto) -> None:
     if weights is None:
         _lower_activation(lowering, node, quantiser)
         return
-    output, steps = node.output[0], quantiser.shaped(weights.ndim)
-    levels = np.clip(np.round(weights.astype(np.float32) / steps), quantiser.low, quantiser.high)
+    output, (levels, steps) = node.output[0], quantiser.levels(weights)
     if quantiser.high - quantiser.low >= 2**_STORED_BITS_MAX:
         lowering.constant(output, (levels * steps).astype(np.float32))
         return
@@ -152,6 +159,38 @@ def _lower_activation(lowering: _Lowering, node: onnx.NodeProto, quantiser: _Qua
     bounds = [_scalar(lowering, np.float32(bound)) for bound in (quantiser.low, quantiser.high)]
     clipped = lowering.add("Clip", [rounded, *bounds], f"{output}_c")
     lowering.add("Mul", [clipped, _scalar(lowering, step)], output)
+
+
+def _check_coordinates(lowering: _Lowering, graph: onnx.GraphProto) -> None:
+    """See that the constants between the last convolution and the NMS's boxes kept their values."""
+    makers = {output: node for node in graph.node for output in node.output}
+    waiting = [lowering.nms.input[0]] if lowering.nms else []
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        node = makers.get(name)
+        if node is None or name in seen or node.op_type == "Conv":
+            continue
+        seen.add(name)
+        waiting.extend(node.input)
+        if node.op_type in WEIGHTS:
+            _check_kept(lowering, node)
+
+
+def _check_kept(lowering: _Lowering, node: onnx.NodeProto) -> None:
+    weights = lowering.constants.get(node.input[0])
+    if weights is None:
+        raise ExportError(
+            f"expected coordinates of plain constants, got a computed one: {node.name}"
+        )
+    thresholds = lowering.constants.get(node.input[1]) if len(node.input) > 1 else None
+    levels, steps = _quantiser(node, thresholds).levels(weights)
+    worst = float(np.abs(levels * steps - weights.astype(np.float32)).max())
+    if worst > 0:
+        raise ExportError(
+            f"expected coordinates that eight bits hold exactly, got a constant that is off by "
+            f"{worst:.3g} ({node.name}): another --imgsz may do"
+        )
 
 
 def _scalar(lowering: _Lowering, value: np.float32 | Floats) -> str:

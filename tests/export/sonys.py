@@ -48,7 +48,7 @@ class Detector(torch.nn.Module):
 
     task = "detect"
 
-    def __init__(self) -> None:
+    def __init__(self, *, moved_cells: float = 0.0) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.first = torch.nn.Conv2d(3, 8, 3, 2, 1)
@@ -61,7 +61,9 @@ class Detector(torch.nn.Module):
         self.dfl = Dfl()
         cells = torch.arange(float(CELLS)) + 0.5
         y, x = torch.meshgrid(cells, cells, indexing="ij")
-        self.register_buffer("anchors", torch.stack([x.flatten(), y.flatten()])[None] - CELLS / 2)
+        self.register_buffer(
+            "anchors", torch.stack([x.flatten(), y.flatten()])[None] - CELLS / 2 + moved_cells
+        )
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         silu = torch.nn.functional.silu

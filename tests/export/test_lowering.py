@@ -150,6 +150,13 @@ def test_boxes_reach_the_nms_in_sixteen_bits_and_scores_in_eight(tiny_detector: 
     assert [bits_before(model, tensor) for tensor in nms.input] == [16, 8]
 
 
+def test_anchors_that_eight_bits_do_not_hold_are_refused(sonys: ModuleType, tmp_path: Path) -> None:
+    source = sonys.exported(sonys.Detector(moved_cells=0.01), tmp_path)
+
+    with pytest.raises(ExportError, match="coordinates"):
+        lowered(source)
+
+
 def test_coordinates_are_found_by_structure(sonys: ModuleType) -> None:
     from controller.export.quantise import coordinate_nodes  # noqa: PLC0415 - imports torch.
 
