@@ -605,7 +605,7 @@ class CameraShell:
             return
         if self._again_at is not None:  # The disk was in the way just now.
             return
-        self.watch = watch.forgiven(self.watch)
+        self.watch = watch.forgiven(self.watch, last.manifest_sha256)
         try:
             self._persist(self.journal)
             self._device.journal.change(lambda saved: durable.survived(saved, camera=self.number))

@@ -41,6 +41,7 @@ class Watch:
         due_at: When the next one may be made; None: at once.
         hung: Manifest of the release that was started shortly before the last unclean end.
         hangs: Runs in a row that ended so.
+        survived: Manifest of the release that was last above suspicion.
     """
 
     rung: int = 0
@@ -49,6 +50,7 @@ class Watch:
     due_at: float | None = None
     hung: str = ""
     hangs: int = 0
+    survived: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +80,18 @@ def begun(watch: Watch, last: LastRun, now: float) -> Watch:
 
 
 def is_boot_loop(watch: Watch, manifest_sha256: str) -> bool:
-    """Say whether this release hung the device too often, each time soon after its start."""
-    return watch.hung == manifest_sha256 and watch.hangs >= BOOT_LOOP_RUNS
+    """Say whether this release hung the device too often, each time soon after its start.
+
+    A hang takes all cameras of a device down. A release that has run here for long before has one
+    run more, so that a newer one, on another camera, is left first; that ends the hangs, or not.
+    """
+    runs = BOOT_LOOP_RUNS + (watch.survived == manifest_sha256)
+    return watch.hung == manifest_sha256 and watch.hangs >= runs
 
 
-def forgiven(watch: Watch) -> Watch:
-    """Return the watch without hangs: a start was survived, or the release was left."""
-    return replace(watch, hung="", hangs=0)
+def forgiven(watch: Watch, manifest_sha256: str) -> Watch:
+    """Return the watch of a camera whose release has survived its start."""
+    return replace(watch, hung="", hangs=0, survived=manifest_sha256)
 
 
 def stalled(watch: Watch, now: float, *, starts: int) -> tuple[Watch, Rung]:

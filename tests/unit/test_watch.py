@@ -64,7 +64,17 @@ def test_a_clean_stop_another_release_or_a_late_end_breaks_the_row() -> None:
     assert watch.begun(after_two, clean, 0.0).hangs == 0
     assert watch.begun(after_two, late, 0.0).hangs == 0
     assert watch.begun(after_two, other, 0.0).hangs == 1
-    assert watch.forgiven(after_two).hangs == 0
+    assert watch.forgiven(after_two, "sha-b").hangs == 0
+
+
+def test_of_two_releases_that_go_down_together_the_older_one_has_a_run_more() -> None:
+    old, new = watch.forgiven(Watch(), "sha-b"), Watch()
+    for _ in range(watch.BOOT_LOOP_RUNS):
+        old, new = watch.begun(old, HUNG, 0.0), watch.begun(new, HUNG, 0.0)
+
+    assert watch.is_boot_loop(new, "sha-b")
+    assert not watch.is_boot_loop(old, "sha-b")
+    assert watch.is_boot_loop(watch.begun(old, HUNG, 0.0), "sha-b")
 
 
 def test_a_reboot_of_our_own_happens_once_a_day() -> None:
