@@ -1,12 +1,14 @@
-"""Play seeds and print what the oracles saw: ``python -m controller.simulation FIRST LAST``."""
+"""Play seeds and print what the oracles saw: ``python -m controller.simulation --histories N``."""
 
 import sys
 from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Sequence
 
-from controller.simulation.state import DEVICES
+from controller.simulation.state import DEVICES, Violation
 from controller.simulation.world import World
+
+PROGRESS_HISTORIES = 100
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -15,20 +17,27 @@ def main(arguments: Sequence[str]) -> int:
         prog="python -m controller.simulation",
         description="Play seeded histories of a fleet; exit 1 if an oracle objects.",
     )
-    parser.add_argument("first", type=int)
-    parser.add_argument("last", type=int)
-    parser.add_argument("--devices", type=int, default=DEVICES)
+    parser.add_argument("--histories", type=int, default=100, help="how many to play (100)")
+    parser.add_argument("--first", type=int, default=0, help="the seed of the first one (0)")
+    parser.add_argument("--devices", type=int, default=DEVICES, help=f"in the fleet ({DEVICES})")
     asked = parser.parse_args(arguments)
-    counts: Counter[str] = Counter()
-    seeds: dict[str, int] = {}
-    for seed in range(asked.first, asked.last):
+    counts: Counter[Violation] = Counter()
+    seeds: dict[Violation, int] = {}
+    for seed in range(asked.first, asked.first + asked.histories):
         for violation in World(seed, asked.devices).play():
             counts[violation] += 1
             seeds.setdefault(violation, seed)
-    for violation, count in sorted(counts.items()):
-        print(f"{count:6} {violation} (seed {seeds[violation]})")  # noqa: T201
-    print(f"{asked.last - asked.first} histories, {sum(counts.values())} violations")  # noqa: T201
+        played = seed - asked.first + 1
+        if played % PROGRESS_HISTORIES == 0:
+            _say(f"{played} of {asked.histories} played, {sum(counts.values())} violations")
+    for violation in counts:
+        print(f"{counts[violation]:6} {violation.value} (seed {seeds[violation]})")  # noqa: T201
+    print(f"{asked.histories} histories, {sum(counts.values())} violations")  # noqa: T201
     return 1 if counts else 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,103 +1,69 @@
-"""The controller of a history: the real planning and rollout machines, fed by lost reports."""
+"""The controller of a history: the real steering, at the wheel most of the time."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 
-from controller import planning, rollout
-from controller.planning import State
-from controller.rollout import Allowed, Decision, DeviceSeen, Reach, Rules, Verdict
+from controller import planning
+from controller.rollout import VerdictKind, begin
+from controller.simulation.bus import Bus
 from controller.simulation.oracles import Oracles
-from controller.simulation.state import ROUND_SECONDS, Bundle, Device, History
-from shared.assignment import Action, Camera, Try, share_hash
+from controller.simulation.state import ROUND_SECONDS, Bundle, History
+from controller.steering import Site, steer
+from shared.assignment import Action
 
-_RULES = Rules(
-    max_failed=Allowed(permille=200),
-    quiet_seconds=0.0,
-    bake_seconds=(ROUND_SECONDS,),
-)
+ABSENCE_ROUNDS_MAX = 8
 
 
 class Control:
-    """Conclude, judge, publish."""
+    """Steer, sign, publish."""
 
-    def __init__(self, history: History, oracles: Oracles) -> None:
+    def __init__(self, history: History, oracles: Oracles, bus: Bus) -> None:
         """Control the fleet of this history, watched by these oracles."""
         self.history = history
         self.oracles = oracles
-        self.courses: dict[str, rollout.Course] = {}
-        self.judged: dict[str, int] = {}
+        self.bus = bus
+        self.back_in = -1  # The round in which somebody takes the wheel again.
 
     def control(self) -> None:
-        """Conclude, judge, publish."""
-        self.history.book = planning.settle(
-            self.history.book, self.history.listed, self.history.all_reports()
-        )
-        for live in self.history.book:
-            if live.state is State.RUNNING and not self.history.chance(0.5):
-                self.judge(live)
-        plan = planning.entries(self.history.book)
-        if plan != self.history.bundle.plan or self.history.listed != self.history.bundle.listed:
-            self.oracles.watch_plan(self.history.bundle.plan, plan)
-            self.history.bundle = Bundle(
-                self.history.bundle.version + 1, plan, dict(self.history.listed)
-            )
-            for entry in plan:
-                self.history.named.setdefault(entry.tried, len(self.history.named))
-            for live in self.history.book:
-                if live.entry.action is Action.REVERT:
-                    self.history.reverted.setdefault(
-                        live.entry.rollout, self.history.bundle.version
-                    )
+        """Hear, steer and publish; or be away."""
+        self.bus.deliver()
+        if self.history.chance(0.02):
+            self.bus.disconnect()
+            self.back_in = self.history.round + self.history.random.randint(1, ABSENCE_ROUNDS_MAX)
+        if self.back_in > self.history.round and not self.history.is_quiet:
+            return
+        if not self.bus.is_connected:
+            self.take_the_wheel()
+        seconds = 0.0 if self.history.chance(0.1) else ROUND_SECONDS  # Our own echo may fail.
+        before = self.history.site
+        self.history.site, looks = steer(self.history.site_now(), seconds)
+        for name, judged in looks.items():
+            if judged.verdict.kind is VerdictKind.INCONCLUSIVE and is_running(before, name):
+                self.oracles.watch_doubt(judged.standings, planning.find(before.book, name).entry)
+        self.publish()
 
-    def judge(self, live: planning.Rollout) -> None:
-        """Give the verdict of a wave, and do what follows from it."""
-        name, tried = live.entry.rollout, live.entry.tried
-        cameras = [report.camera for report in self.history.all_reports()]
-        mine = planning.members(self.history.book, live, self.history.listed, cameras)
-        course = self.course_of(live)
-        seen = tuple(
-            self.seen(device, [c for c in mine if c.device == device.name], tried)
-            for device in self.history.joined
-            if any(c.device == device.name for c in mine)
-        )
-        before = course.reaches[:-1]
-        wave = frozenset(c.device for c in mine if not any(r.admits(live.entry, c) for r in before))
-        seconds = ROUND_SECONDS * (
-            self.history.round - self.judged.get(name, self.history.round - 1)
-        )
-        self.judged[name] = self.history.round
-        judged = rollout.advance(course, seen, wave, _RULES, seconds=seconds)
-        self.courses[name] = judged.course
-        self.obey(name, judged.verdict)
+    def take_the_wheel(self) -> None:
+        """Go on from the store after a kill, or after the connection was lost."""
+        self.bus.connect()
+        records = {
+            name: record if record.is_over else replace(record, course=begin(record.course))
+            for name, record in self.history.site.records.items()
+        }
+        self.history.site = replace(self.history.site, records=records)
 
-    def obey(self, name: str, verdict: Verdict) -> None:
-        """Do what a verdict asks of the plan."""
-        match rollout.decide(verdict, _RULES):
-            case Decision.NOTHING:
-                return
-            case Decision.NEXT_WAVE:
-                self.history.book = planning.pass_wave(
-                    self.history.book, name, self.history.inventory
-                )
-            case Decision.PAUSE:
-                self.history.book = planning.pause(self.history.book, name)
-            case Decision.REVERT | Decision.STOP:
-                revert = share_hash("stop", name) % 4 != 0
-                self.history.book = planning.abort(
-                    self.history.book, name, self.history.bundle.version + 1, revert=revert
-                )
+    def publish(self) -> None:
+        """Sign and publish the plan, if it changed."""
+        history = self.history
+        plan = planning.entries(history.book)
+        if plan == history.bundle.plan and history.listed == history.bundle.listed:
+            return
+        self.oracles.watch_plan(history.bundle.plan, plan)
+        history.bundle = Bundle(history.bundle.version + 1, plan, dict(history.listed))
+        for entry in plan:
+            history.named.setdefault(entry.tried, len(history.named))
+            if entry.action is Action.REVERT:
+                history.reverted.setdefault(entry.rollout, history.bundle.version)
 
-    def course_of(self, live: planning.Rollout) -> rollout.Course:
-        """Return what the controller remembers of a rollout, its newest wave and attempt noted."""
-        course = self.courses.get(live.entry.rollout, rollout.Course())
-        if course.attempt != live.entry.attempt:
-            course = rollout.retried(course, live.entry.attempt)
-        reach = Reach(live.entry.pins, live.entry.share)
-        if len(course.reaches) <= live.wave:
-            course = rollout.next_wave(course, reach, None, wave=live.wave)
-        return course
 
-    def seen(self, device: Device, cameras: Sequence[Camera], tried: Try) -> DeviceSeen:
-        """Return what the controller knows of a device."""
-        reports = [self.history.told.get((c.device, c.number)) for c in cameras]
-        cameras_seen = tuple(rollout.camera_seen(report, *tried) for report in reports)
-        return DeviceSeen(device.name, device.is_online, device.heard, cameras_seen)
+def is_running(site: Site, name: str) -> bool:
+    """Say whether a verdict on the rollout has a consequence."""
+    return any(r.entry.rollout == name and r.state is planning.State.RUNNING for r in site.book)

@@ -1,16 +1,16 @@
 """The devices of a history: the real machines in a world that loses, cuts off and breaks."""
 
-from dataclasses import replace
-
 from agent import deployment as cam
 from agent import watch
-from agent.deployment import Cause, Journal
-from agent.outcomes import deployment_reported, ends_reported, is_settled
+from agent.deployment import Cause, Journal, Phase
+from agent.outcomes import deployment_reported, ends_reported, is_settled, owners
 from agent.watch import LastRun, Watch
-from controller.planning import Report
+from controller.simulation.bus import Bus, Message
 from controller.simulation.oracles import Oracles
 from controller.simulation.state import (
+    BEGUN,
     DAY_ROUNDS,
+    HEARTBEAT_ROUNDS,
     ROUND_SECONDS,
     START_COST,
     Bundle,
@@ -19,27 +19,35 @@ from controller.simulation.state import (
     Memory,
     Sensor,
     Truth,
+    Violation,
 )
 from shared.assignment import Slot, share_hash
-from shared.messages import CameraReported
+from shared.limits import REPORTED_BYTES
+from shared.messages import CameraReported, Reported, encode, time_text
 
 STEPS_PER_ROUND = 3
 WINDOW_ROUNDS = 7
-HEARTBEAT_ROUNDS = 3
+DISK_FULL_ROUNDS_MAX = 8
+_AT = time_text(BEGUN)  # Nothing is decided on it.
 
 
 class Devices:
     """All devices; no decision is made here."""
 
-    def __init__(self, history: History, oracles: Oracles) -> None:
+    def __init__(self, history: History, oracles: Oracles, bus: Bus) -> None:
         """Act on this history, watched by these oracles."""
         self.history = history
         self.oracles = oracles
+        self.bus = bus
 
     def live(self, device: Device) -> None:
         """Let one round pass on a device."""
         if self.history.chance(0.12):
             device.is_online = not device.is_online
+            self.tell_status(device)
+        elif not device.is_born:
+            device.is_born = True
+            self.tell_status(device)
         if self.history.chance(0.002):
             self.replace_card(device)
         self.read_identity(device)
@@ -47,11 +55,16 @@ class Devices:
         self.read_plan(device)
         for sensor in device.sensors:
             self.suffer(device, sensor)
+            self.survive(sensor)
         for _ in range(STEPS_PER_ROUND):
             self.take_a_step(device)
         is_heartbeat = self.history.round % HEARTBEAT_ROUNDS == 0
         if device.is_online and (device.has_news or is_heartbeat) and not self.history.chance(0.3):
             self.report(device)
+
+    def tell_status(self, device: Device) -> None:
+        """Let the device say that it is there, or its last will that it is gone."""
+        self.bus.publish(Message(device.name, "status", b"online" if device.is_online else b""))
 
     def read_plan(self, device: Device) -> None:
         """Let the device accept the newest bundle, if it is not lost on the way."""
@@ -66,6 +79,8 @@ class Devices:
             self.boot(device, is_new_boot=True)
         elif self.history.chance(0.003):
             self.boot(device, is_new_boot=False)
+        elif device.is_online and self.history.chance(0.02):
+            self.report(device)  # At any moment, also between a new plan and a look at it.
         for sensor in device.sensors:
             if not device.is_down:
                 self.advance(device, sensor)
@@ -73,6 +88,8 @@ class Devices:
     def replace_card(self, device: Device) -> None:
         """Lose everything that the device remembers."""
         device.bundle = Bundle(0, (), {})
+        device.card, device.runs = device.card + 1, 0
+        self.bus.forget(device.name)
         for sensor in device.sensors:
             sensor.disk = Journal()
             sensor.memory = Memory()
@@ -81,12 +98,12 @@ class Devices:
 
     def read_identity(self, device: Device) -> None:
         """Let the device read its new labels, some time."""
-        if device.labels is None or not device.is_online or self.history.chance(0.7):
+        is_read = device.identity_read == device.identity_signed
+        if is_read or not device.is_online or self.history.chance(0.7):
             return
+        device.identity_read = device.identity_signed
         for sensor in device.sensors:
-            labels = {**sensor.identity.labels, **device.labels}
-            sensor.identity = replace(sensor.identity, labels=labels)
-        device.labels = None
+            sensor.identity = sensor.signed
         self.disturb(device)
 
     def watch_windows(self, device: Device) -> None:
@@ -101,6 +118,7 @@ class Devices:
     def boot(self, device: Device, *, is_new_boot: bool) -> None:
         """Start the device, or its agent alone, from what is on its disk."""
         is_clean, device.is_clean, device.is_down = device.is_clean, False, False
+        device.runs, device.seq = device.runs + 1, 0
         for sensor in device.sensors:
             sensor.journal = sensor.disk
             sensor.running = None
@@ -145,6 +163,13 @@ class Devices:
             sensor.running = None
             self.feed(device, sensor, cam.Failed(may_reboot=self.may_reboot(device)))
 
+    def survive(self, sensor: Sensor) -> None:
+        """Let a release that has run for long be above suspicion."""
+        seconds = (self.history.round - sensor.started_in) * ROUND_SECONDS
+        if sensor.running and sensor.started and seconds > watch.BOOT_LOOP_SECONDS:
+            sensor.watch = watch.forgiven(sensor.watch, sensor.started)
+            sensor.started = ""
+
     def may_reboot(self, device: Device) -> bool:
         """Say whether the reboot of this day is not spent."""
         rounds = self.history.round - device.rebooted_in
@@ -156,10 +181,6 @@ class Devices:
             event = sensor.trial.popleft()
             self.feed(device, sensor, event)
             self.disturb(device)  # It may be the other camera's turn.
-            if isinstance(event, cam.Failed) and not sensor.journal.is_running:
-                sensor.watch = watch.start_failed(sensor.watch, self.history.now)
-            elif isinstance(event, cam.Passed):
-                sensor.watch = watch.runs(sensor.watch)
         elif sensor.work is not None and self.may_work(device, sensor):
             work, sensor.work = sensor.work, None
             self.feed(device, sensor, work)
@@ -194,6 +215,11 @@ class Devices:
 
     def look(self, device: Device, sensor: Sensor) -> None:
         """Let the camera look at the accepted plan."""
+        if self.history.chance(0.02):
+            rounds = self.history.random.randint(1, DISK_FULL_ROUNDS_MAX)
+            sensor.disk_full_until = self.history.round + rounds
+        if sensor.disk_full_until > self.history.round:
+            return  # The look cannot be written, and is made again.
         others = [s for s in device.sensors if s is not sensor]
         may_start = not any(s.trial or s.journal.phase in cam.ON_TRIAL for s in others)
         sensor.is_dirty = False
@@ -222,12 +248,23 @@ class Devices:
             else None
         )
         sensor.journal = after
+        self.remember(sensor, event, before)
         for effect in effects[:done]:
             self.carry_out(device, sensor, effect)
         if done is not None:
             device.is_down = True
         if effects or after != before:
             self.disturb(device)
+
+    def remember(self, sensor: Sensor, event: cam.Event, before: Journal) -> None:
+        """Keep the watch in step with the machine, as agent/cameras.py does."""
+        after, now = sensor.journal, self.history.now
+        if isinstance(event, cam.Passed):
+            sensor.watch = watch.runs(sensor.watch)
+        elif isinstance(event, cam.Failed) and not after.is_running:
+            has_broken = after.phase is Phase.BROKEN and before.phase is not Phase.BROKEN
+            fail = watch.broke if has_broken else watch.start_failed
+            sensor.watch = fail(sensor.watch, now)
 
     def carry_out(self, device: Device, sensor: Sensor, effect: cam.Effect) -> None:
         """Do to the world what the machine asked for."""
@@ -262,7 +299,7 @@ class Devices:
         """Start the sensor with a release and prepare what the gate will say."""
         truth = self.history.truth[slot.release]
         if sensor.running is not None:
-            self.history.violations.add("harm: starts a camera that is not stopped")
+            self.history.violations.add(Violation.NOT_STOPPED)
         sensor.trial.clear()
         sensor.starts += 1
         sensor.started_in, sensor.started = self.history.round, slot.manifest_sha256
@@ -284,21 +321,46 @@ class Devices:
         sensor.trial.extend((cam.Started(), cam.Failed() if is_bad else cam.Passed()))
 
     def report(self, device: Device) -> None:
-        """Let the controller hear what the device says."""
-        device.has_news = False
-        device.heard += 1
-        for sensor in device.sensors:
-            key = device.name, sensor.identity.number
-            seen = cam.view(sensor.journal, sensor.identity)
-            bundle = device.bundle
-            rests = is_settled(sensor.journal, sensor.identity, bundle.plan, bundle.listed)
-            self.history.reports[key] = Report(seen, sensor.version_read, rests)
-            self.history.known[key] = sensor.identity
-            self.history.told[key] = CameraReported(
-                kind="simulated",
-                state="streaming",
-                deployment=deployment_reported(sensor.journal, since=""),
-                ended=ends_reported(sensor.journal, bundle.plan),
-            )
-            is_behind = sensor.version_read < device.bundle.version
-            device.has_news = device.has_news or is_behind or not rests
+        """Let the device say what it runs and what it does."""
+        device.seq += 1
+        rests = {s.identity.number: self.rests(device, s) for s in device.sensors}
+        version = min(sensor.version_read for sensor in device.sensors)
+        document = Reported(
+            at=_AT,
+            clock="synced",
+            boot="",
+            run=f"{device.name}-{device.card}-{device.runs}",
+            seq=device.seq,
+            agent_version="0",
+            plan_version=version,
+            plan_sha256=None,
+            identity_version=device.identity_read,
+            cameras={
+                str(s.identity.number): self.reported(
+                    device, s, is_settled=rests[s.identity.number]
+                )
+                for s in device.sensors
+            },
+        )
+        device.has_news = version < device.bundle.version or not all(rests.values())
+        payload = encode(document, bytes_max=REPORTED_BYTES)
+        self.bus.publish(Message(device.name, "reported", payload))
+
+    def rests(self, device: Device, sensor: Sensor) -> bool:
+        """Say whether a camera has nothing more to do for the accepted plan."""
+        bundle = device.bundle
+        return is_settled(sensor.journal, sensor.identity, bundle.plan, bundle.listed)
+
+    def reported(self, device: Device, sensor: Sensor, *, is_settled: bool) -> CameraReported:
+        """Return what the device says of one camera."""
+        active = sensor.journal.active
+        return CameraReported(
+            kind="simulated",
+            state="off" if sensor.running is None else "streaming",
+            release=None if active is None else active.release,
+            manifest_sha256=None if active is None else active.manifest_sha256,
+            deployment=deployment_reported(sensor.journal, since=""),
+            ended=ends_reported(sensor.journal, device.bundle.plan),
+            owners=owners(sensor.journal),
+            is_settled=is_settled,
+        )

@@ -1,24 +1,43 @@
 """The operator of a history: anything that a person might ask for, in any order."""
 
-from collections import Counter
-from collections.abc import Callable
+from dataclasses import replace
 
 from controller import planning
-from controller.planning import Book, RefusedError, State, Wave
-from controller.simulation.state import History, Truth
-from shared.assignment import SHARE_ALL, Action, Entry, Window, covers, parse_selector
+from controller.planning import RefusedError, State
+from controller.rollout import Allowed, Rules
+from controller.simulation.state import (
+    BEGUN,
+    HEARTBEAT_SECONDS,
+    ROUND_SECONDS,
+    TRUTHS,
+    History,
+    Truth,
+    Violation,
+)
+from controller.steering import obey
+from controller.store import Intention, Record
+from shared.assignment import Probe, Window
+from shared.errors import OperatorError
 
 RELEASES_MIN = 2  # Somebody may want to go back.
-SELECTORS = tuple(
-    map(parse_selector, ("*", "*", "role=door", "role=dock", "role!=door", "view=rear"))
+SELECTORS = ("*", "*", "role=door", "role=dock", "role!=door", "view=rear")
+Waves = tuple[tuple[tuple[str, ...], int], ...]  # Pins and permille, as a record has them.
+STRATEGIES: tuple[Waves, ...] = (
+    (((), 1000),),
+    (((), 100), ((), 1000)),
+    ((("d-03",), 0), ((), 300), ((), 1000)),
+    (((), 50), ((), 100), ((), 500), ((), 1000)),
 )
-STRATEGIES = (
-    (Wave(1000),),
-    (Wave(100), Wave(1000)),
-    (Wave(0, frozenset({"d-03"})), Wave(300), Wave(1000)),
-    (Wave(50), Wave(100), Wave(500), Wave(1000)),
+_RULES = Rules(
+    max_failed=Allowed(permille=200),
+    quiet_seconds=HEARTBEAT_SECONDS,
+    bake_seconds=(ROUND_SECONDS,),
 )
-TRUTHS = (*[Truth.GOOD] * 7, *Truth)
+RULES = (
+    *[_RULES] * 3,
+    replace(_RULES, on_failure="stop"),
+    replace(_RULES, on_inconclusive="continue", max_failed=Allowed(count=1)),
+)
 
 
 class Operator:
@@ -30,7 +49,7 @@ class Operator:
 
     def operate(self) -> None:
         """Do something random that a person might ask for."""
-        verbs: tuple[Callable[[], None], ...] = (
+        verbs = (
             self.starts,
             self.starts,
             self.starts,
@@ -40,13 +59,27 @@ class Operator:
             self.revokes,
             self.pauses,
             self.resumes,
+            self.promotes,
             self.relabels,
             self.delists,
         )
         try:
             self.history.random.choice(verbs)()
-        except RefusedError:
+        except (RefusedError, OperatorError):
             return
+
+    def goes_on(self) -> None:
+        """End the pauses, as somebody who comes back on Monday."""
+        for live in self.history.book:
+            reason = self.history.site.records[live.entry.rollout].reason
+            if live.state is State.PAUSED:
+                verb = "promote" if reason == "inconclusive" else "resume"
+                self.asks(verb, live.entry.rollout)
+
+    def asks(self, verb: str, rollout: str, **arguments: object) -> None:
+        """Have the controller do something."""
+        intention = Intention(0, verb, rollout, arguments)
+        self.history.site = obey(self.history.site_now(), intention)
 
     def some_rollout(self, *states: State) -> str:
         """Return a rollout of the book in one of these states."""
@@ -55,95 +88,105 @@ class Operator:
             raise RefusedError("expected a rollout in the right state")
         return self.history.random.choice(names)
 
-    def new_entry(self, release: str) -> Entry:
-        """Return the entry of a new rollout."""
-        name = f"r-{self.history.rollouts_started}"
-        selector = self.history.random.choice(SELECTORS)
-        denied = self.history.draws(0.2)
-        deny = frozenset(
-            {f"d-{self.history.random.randrange(len(self.history.devices)):02}"} if denied else ()
-        )
-        window = Window(frozenset({"mon"}), 0, 60) if self.history.draws(0.2) else None
-        return Entry(
-            rollout=name,
-            attempt=1,
-            action=Action.RUN,
-            release=release,
-            manifest_sha256=f"sha-{release}",
-            selector=selector,
-            pins=frozenset(),
-            salt=name,
-            share=0,
-            deny=deny,
-            window=window,
-        )
+    def launch(self, release: str, selector: str, waves: Waves) -> None:
+        """Start a rollout, as carefully as somebody feels."""
+        history = self.history
+        denied = history.draws(0.2)
+        deny = (f"d-{history.random.randrange(len(history.devices)):02}",) if denied else ()
+        rules = history.random.choice(RULES)
+        is_over, has_window = history.draws(0.5), history.draws(0.2)
+        name = self.begin(release, selector, waves, rules, deny=deny, is_over=is_over)
+        if has_window:
+            self.narrow(name)
 
-    def launch(self, entry: Entry, start: Callable[[Entry], Book]) -> None:
-        """Start a rollout, and note what its devices ran before, as the store does."""
-        everyone = Entry("", 1, Action.RUN, "", "", entry.selector, frozenset(), "", SHARE_ALL)
-        seen = [r.camera for r in self.history.all_reports() if covers(everyone, r.camera)]
-        ran = Counter(c.active.release for c in seen if c.active is not None)
-        self.history.book = start(entry)
-        self.history.rollouts_started += 1
-        self.history.release_of[entry.rollout] = entry.release
-        if ran:
-            self.history.before[entry.rollout] = ran.most_common(1)[0][0]
+    def begin(
+        self,
+        release: str,
+        selector: str,
+        waves: Waves,
+        rules: Rules,
+        *,
+        deny: tuple[str, ...] = (),
+        is_over: bool = True,
+    ) -> str:
+        """Start a rollout; return its name."""
+        history = self.history
+        name = f"r-{history.rollouts_started}"
+        record = Record(
+            rollout=name,
+            name="m",
+            release=release,
+            selector=selector,
+            strategy="",
+            waves=waves,
+            rules=rules,
+            probe=Probe(),
+            deny=deny,
+            started_at=BEGUN,
+        )
+        before = history.site
+        history.site = replace(before, records={**before.records, name: record})
+        try:
+            self.asks("start", name, over=is_over)
+        except OperatorError:
+            history.site = before
+            raise
+        history.rollouts_started += 1
+        history.release_of[name] = release
+        return name
+
+    def narrow(self, name: str) -> None:
+        """Give a rollout a window: strategies get them with the rollout engine."""
+        window = Window(frozenset({"mon"}), 0, 60)
+        book = tuple(
+            replace(r, entry=replace(r.entry, window=window)) if r.entry.rollout == name else r
+            for r in self.history.book
+        )
+        self.history.site = replace(self.history.site, book=book)
 
     def starts(self) -> None:
         """Start a rollout of a new release, or of an old one again."""
-        if self.history.listed and self.history.draws(0.3):
-            release = self.history.random.choice(sorted(self.history.listed))
+        history = self.history
+        if history.listed and history.draws(0.3):
+            release = history.random.choice(sorted(history.listed))
         else:
-            release = f"m@{len(self.history.truth) + 1}"
-            self.history.truth[release] = (
-                Truth.GOOD if not self.history.truth else self.history.random.choice(TRUTHS)
-            )
-            self.history.listed[release] = f"sha-{release}"
-        waves, over = self.history.random.choice(STRATEGIES), self.history.draws(0.5)
-        self.launch(
-            self.new_entry(release),
-            lambda entry: planning.start(
-                self.history.book, entry, waves, self.history.inventory, over=over
-            ),
-        )
+            release = f"m@{len(history.truth) + 1}"
+            is_first = not history.truth
+            history.truth[release] = Truth.GOOD if is_first else history.random.choice(TRUTHS)
+            history.listed[release] = f"sha-{release}"
+        selector = history.random.choice(SELECTORS)
+        self.launch(release, selector, history.random.choice(STRATEGIES))
 
     def undoes(self) -> None:
         """Bring back what ran before a rollout."""
         name = self.some_rollout(State.COMPLETED, State.RUNNING, State.ABORTED)
-        release = self.history.before.get(name)
-        if release not in self.history.listed:
+        record = self.history.site.records[name]
+        releases = [r for r in record.ran_before if r in self.history.listed]
+        if not releases:
             raise RefusedError("expected a listed release that ran before")
-        over = self.history.draws(0.5)
         self.launch(
-            self.new_entry(release),
-            lambda entry: planning.undo(
-                self.history.book, name, entry, STRATEGIES[0], self.history.inventory, over=over
-            ),
+            max(releases, key=record.ran_before.__getitem__), record.selector, STRATEGIES[0]
         )
 
     def aborts(self) -> None:
         """Abort a rollout, with or without reverting its devices."""
         name = self.some_rollout(State.RUNNING, State.PAUSED)
-        revert = self.history.draws(0.75)
-        self.history.book = planning.abort(
-            self.history.book, name, self.history.bundle.version + 1, revert=revert
-        )
+        self.asks("abort", name, no_revert=not self.history.draws(0.75))
 
     def retries(self) -> None:
         """Name a rollout anew."""
         name = self.some_rollout(*State)
-        self.history.book = planning.retry(self.history.book, name)
+        self.asks("retry", name)
         if planning.find(self.history.book, name).entry.tried in self.history.named:
-            self.history.violations.add("stands: a retry names nothing anew")
+            self.history.violations.add(Violation.RETRY_OLD)
 
     def revokes(self) -> None:
         """Delist a release; the first one stays, so that somebody may go back to it."""
         if len(self.history.listed) < RELEASES_MIN or self.history.draws(0.3):
             raise RefusedError("expected a second release")
         release = self.history.random.choice(sorted(self.history.listed))
-        self.history.book = planning.revoke(
-            self.history.book, release, self.history.bundle.version + 1
-        )
+        book = planning.revoke(self.history.book, release, self.history.bundle.version + 1)
+        self.history.site = replace(self.history.site, book=book)
         del self.history.listed[release]
         self.history.revoked.add(release)
 
@@ -155,13 +198,17 @@ class Operator:
 
     def pauses(self) -> None:
         """Pause a rollout."""
-        self.history.book = planning.pause(self.history.book, self.some_rollout(State.RUNNING))
+        self.asks("pause", self.some_rollout(State.RUNNING))
 
     def resumes(self) -> None:
         """Resume a rollout."""
-        self.history.book = planning.resume(self.history.book, self.some_rollout(State.PAUSED))
+        self.asks("resume", self.some_rollout(State.PAUSED))
+
+    def promotes(self) -> None:
+        """Go on after a wave that was inconclusive."""
+        self.asks("promote", self.some_rollout(State.PAUSED))
 
     def relabels(self) -> None:
         """Sign other labels for a device."""
         device = self.history.random.choice(self.history.devices)
-        device.labels = {"role": self.history.random.choice(("door", "dock"))}
+        self.history.sign_labels(device, {"role": self.history.random.choice(("door", "dock"))})

@@ -4,17 +4,20 @@ They know the truth that the machines do not: what releases do, who put which re
 everything that ended badly since a card was new.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from agent import deployment as cam
 from agent import watch
 from agent.deployment import Cause, Journal, Phase
 from controller.planning import State
-from controller.simulation.state import START_COST, Device, History, Memory, Sensor
+from controller.rollout import DeviceState, Standing
+from controller.simulation.state import START_COST, Device, History, Memory, Sensor, Violation
 from shared.assignment import SHARE_ALL, Action, Entry, Slot, Try, covers, is_owner
 
 STARTS_PER_TRY_MAX = 3
 REJECTIONS_MAX = 4
+HEARD_ROUNDS = 4  # In the quiet period all that devices say is heard by then.
+_RESTLESS = {State.RUNNING: Violation.STAYS_RUNNING, State.REVERTING: Violation.STAYS_REVERTING}
 
 
 class Oracles:
@@ -34,7 +37,7 @@ class Oracles:
             self.watch_revert(device, sensor, after.restoring)
         has_left = before.phase in cam.ON_TRIAL and after.phase not in cam.ON_TRIAL
         if has_left and before.latest is not None and before.latest.tried not in after.ended:
-            self.history.violations.add("harm: a trial ends without an outcome")
+            self.history.violations.add(Violation.NO_OUTCOME)
         self.watch_commit(sensor, after)
         for tried in after.ended_badly - before.ended_badly:
             self.remember_bad_end(sensor.memory, tried, after)
@@ -47,18 +50,18 @@ class Oracles:
             memory.starts = 0
         memory.starts += before.activations_started != after.activations_started
         if memory.starts > STARTS_PER_TRY_MAX:
-            self.history.violations.add("stands: activation loop")
+            self.history.violations.add(Violation.START_LOOP)
 
     def watch_commit(self, sensor: Sensor, after: Journal) -> None:
         """Judge what a camera calls healthy, and remember who put it there."""
         before, memory = sensor.disk, sensor.memory
         fresh = after.committed - before.committed
         if fresh and not after.is_running:
-            self.history.violations.add("harm: calls healthy what does not run")
+            self.history.violations.add(Violation.HEALTHY_OFF)
         has_passed = before.phase is Phase.PROBING and after.phase is Phase.IDLE
         for release in {self.history.release_of[rollout] for rollout, _ in fresh}:
             if not has_passed and release in memory.shaky:
-                self.history.violations.add("harm: calls healthy what failed its gate here")
+                self.history.violations.add(Violation.HEALTHY_FAILED)
             memory.shaky.discard(release)
             memory.failed_at.pop(release, None)
             if has_passed:
@@ -84,19 +87,19 @@ class Oracles:
         plan, memory = device.bundle.plan, sensor.memory
         named = [e for e in plan if e.action is Action.RUN and e.tried in slot.owners]
         if not named:
-            self.history.violations.add("harm: activates what the plan does not let run")
+            self.history.violations.add(Violation.UNNAMED)
         if sensor.is_bridge_killed:
-            self.history.violations.add("harm: tries a release on a bridge that another has killed")
+            self.history.violations.add(Violation.KILLED_BRIDGE)
         if slot.owners & memory.ended_badly:
-            self.history.violations.add("harm: tries a (rollout, attempt) again after its end")
+            self.history.violations.add(Violation.ENDED_BEFORE)
         if device.bundle.listed.get(slot.release) != slot.manifest_sha256:
-            self.history.violations.add("harm: activates a revoked release")
+            self.history.violations.add(Violation.DELISTED)
         self.watch_conditions(device, sensor, slot, named)
         newest = max((self.history.named[entry.tried] for entry in named), default=0)
         if newest <= memory.failed_at.get(slot.release, -1):
-            self.history.violations.add("harm: runs what failed its gate here, not named anew")
+            self.history.violations.add(Violation.FAILED_BEFORE)
         if (device.bundle.version, slot.release) in memory.activated:
-            self.history.violations.add("stands: the same plan activates a release twice")
+            self.history.violations.add(Violation.ACTIVATED_TWICE)
         memory.activated.add((device.bundle.version, slot.release))
         memory.namers = frozenset(
             e.rollout
@@ -112,26 +115,26 @@ class Oracles:
     ) -> None:
         """Judge whether anything but the plan should have kept a release from its start."""
         if all(entry.rollout in device.closed for entry in named):
-            self.history.violations.add("harm: activates outside its window")
+            self.history.violations.add(Violation.OUTSIDE_WINDOW)
         if not watch.has_starts_left(START_COST * sensor.starts):
-            self.history.violations.add("harm: a new release takes the starts of the way back")
+            self.history.violations.add(Violation.STARTS_SPENT)
         if slot.manifest_sha256 not in sensor.memory.verified:
-            self.history.violations.add("harm: activates what was not verified")
+            self.history.violations.add(Violation.UNVERIFIED)
 
     def watch_rejection(self, sensor: Sensor, slot: Slot) -> None:
         """Judge whether the same bad files are looked at over and over; power cuts may repeat."""
         sensor.memory.rejections[slot.owners] += 1
         if sensor.memory.rejections[slot.owners] > REJECTIONS_MAX:
-            self.history.violations.add("stands: a release is rejected over and over")
+            self.history.violations.add(Violation.REJECTED_OVER)
 
     def watch_revert(self, device: Device, sensor: Sensor, slot: Slot) -> None:
         """Judge the way back that an abort takes."""
         if slot.release in sensor.memory.failed_at:
-            self.history.violations.add("harm: goes back to what failed its gate here")
+            self.history.violations.add(Violation.BACK_TO_FAILED)
         if self.is_aborted(sensor, slot.release, device.bundle.version):
-            self.history.violations.add("harm: goes back to an aborted release")
+            self.history.violations.add(Violation.BACK_TO_ABORTED)
         if device.bundle.listed.get(slot.release) != slot.manifest_sha256:
-            self.history.violations.add("harm: goes back to a revoked release")
+            self.history.violations.add(Violation.BACK_TO_DELISTED)
 
     def is_aborted(self, sensor: Sensor, release: str, version: int) -> bool:
         """Say whether all that put the release on this camera was reverted by this version."""
@@ -146,19 +149,31 @@ class Oracles:
         for entry in before:
             is_reverted = entry.rollout in self.history.reverted
             if entry.rollout not in names and not is_reverted and entry.selector not in wide:
-                self.history.violations.add("stands: an entry leaves the plan too early")
+                self.history.violations.add(Violation.ENTRY_GONE)
         for entry in after:
             is_left = entry.action is Action.REVERT or entry.release in self.history.listed
             if entry.release in self.history.revoked and not is_left:
-                self.history.violations.add("harm: a revoked release is still named")
+                self.history.violations.add(Violation.REVOKED_NAMED)
+
+    def watch_doubt(self, standings: Mapping[str, Standing], entry: Entry) -> None:
+        """Judge whether a wave's devices, all heard now, are doubted without a reason."""
+        if not self.history.is_quiet:
+            return
+        if self.history.round - self.history.quiet_since < HEARD_ROUNDS:
+            return
+        doubted = [name for name, s in standings.items() if s.state is DeviceState.PENDING]
+        sensors = [s for d in self.history.devices if d.name in doubted for s in d.sensors]
+        mine = [sensor for sensor in sensors if covers(entry, sensor.identity)]
+        if mine and all(entry.tried in sensor.disk.committed for sensor in mine):
+            self.history.violations.add(Violation.HEALTHY_DOUBTED)
 
     def judge_end(self) -> None:
         """Judge where everything came to rest."""
         for live in self.history.book:
-            if live.state in {State.RUNNING, State.REVERTING}:
-                self.history.violations.add(f"stands: a rollout stays {live.state.value}")
+            if live.state in _RESTLESS:
+                self.history.violations.add(_RESTLESS[live.state])
             if live.state is State.COMPLETED and not self.covers_all(live.entry):
-                self.history.violations.add("stands: a completed rollout leaves somebody out")
+                self.history.violations.add(Violation.SOMEBODY_OUT)
         for device in self.history.devices:
             for sensor in device.sensors:
                 if not sensor.is_dead:
@@ -166,29 +181,30 @@ class Oracles:
 
     def covers_all(self, entry: Entry) -> bool:
         """Say whether an entry lets in all that its selector matches, but for the denied."""
-        admitted = [c for c in self.history.inventory if entry.selector.matches(c.labels)]
+        cameras = [s.signed for device in self.history.joined for s in device.sensors]
+        admitted = [camera for camera in cameras if entry.selector.matches(camera.labels)]
         return all(covers(entry, c) or c.device in entry.deny for c in admitted)
 
-    def faults(self, sensor: Sensor) -> Iterator[str]:
+    def faults(self, sensor: Sensor) -> Iterator[Violation]:
         """Yield what is wrong with where a living camera came to rest."""
         running, memory = sensor.running, sensor.memory
         better = self.is_named(sensor) or self.has_good_slot(sensor)
         if running is None:
             if memory.set_by and not self.history.is_hopeless(sensor):
-                yield "harm: ends with no model, had one"
+                yield Violation.ENDS_WITHOUT
             if self.is_named(sensor):
-                yield "harm: ends with no model, one is named"
+                yield Violation.ENDS_WITHOUT_NAMED
             return
         if running not in self.history.listed and better:
-            yield "harm: ends on a revoked release"
+            yield Violation.ENDS_DELISTED
         if self.is_aborted(sensor, running, self.history.bundle.version) and better:
-            yield "harm: ends on an aborted release"
+            yield Violation.ENDS_ABORTED
         if running in memory.failed_at:
-            yield "harm: ends on what failed its gate here"
+            yield Violation.ENDS_FAILED
         first = next((e for e in self.history.bundle.plan if self.applies(e, sensor)), None)
         is_due = first is not None and first.action is Action.RUN and first.release != running
         if first is not None and is_due and first.tried not in memory.ended_badly:
-            yield "stands: left behind by the plan"
+            yield Violation.LEFT_BEHIND
 
     def applies(self, entry: Entry, sensor: Sensor) -> bool:
         """Say whether the plan speaks to this camera through the entry."""

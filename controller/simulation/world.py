@@ -3,11 +3,12 @@
 from collections import Counter
 
 from agent.deployment import WaitingFor
+from controller.simulation.bus import Bus
 from controller.simulation.control import Control
 from controller.simulation.devices import Devices
 from controller.simulation.intentions import Operator
 from controller.simulation.oracles import Oracles
-from controller.simulation.state import DAY_ROUNDS, DEVICES, ROUNDS, History, Sensor
+from controller.simulation.state import DAY_ROUNDS, DEVICES, ROUNDS, History, Sensor, Violation
 
 ACTIONS = 25
 QUIET_ROUNDS_MAX = 200
@@ -21,23 +22,33 @@ class World:
         """Make the fleet of this seed."""
         self.history = History(seed, devices)
         self.oracles = Oracles(self.history)
-        self.devices = Devices(self.history, self.oracles)
-        self.control = Control(self.history, self.oracles)
+        self.bus = Bus(self.history)
+        self.devices = Devices(self.history, self.oracles, self.bus)
+        self.control = Control(self.history, self.oracles, self.bus)
         self.operator = Operator(self.history)
 
-    def play(self) -> set[str]:
+    def play(self) -> set[Violation]:
         """Play the whole history; return what the oracles saw."""
         at = Counter(self.history.random.randrange(ROUNDS - 5) for _ in range(ACTIONS))
         for self.history.round in range(ROUNDS):
             for _ in range(at[self.history.round]):
                 self.operator.operate()
             self.tick()
+        self.calm_down()
+        self.settle_down()
+        return self.history.violations
+
+    def calm_down(self) -> None:
+        """Let faults end, everybody be heard, and most pauses be over."""
         self.history.is_quiet = True
+        self.history.quiet_since = ROUNDS
         for device in self.history.devices:
             device.is_online = True
             device.rebooted_in = -DAY_ROUNDS
-        self.settle_down()
-        return self.history.violations
+            self.devices.tell_status(device)
+            for sensor in device.sensors:
+                sensor.disk_full_until = -1
+        self.operator.goes_on()
 
     def settle_down(self) -> None:
         """Let the fleet come to rest, then judge the end."""
@@ -52,7 +63,7 @@ class World:
             if rest >= REST_ROUNDS:
                 break
         else:
-            self.history.violations.add("stands: no fixed point")
+            self.history.violations.add(Violation.NO_REST)
         self.oracles.judge_end()
 
     def snapshot(self) -> object:

@@ -24,14 +24,21 @@ PLANNING, SIMULATION = "controller/planning.py", "controller/simulation/devices.
 FIRST_VIOLATION = """
 import sys
 from controller.simulation.world import World
-first, last = map(int, sys.argv[1:])
+first, last, wanted = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 for seed in range(first, last):
-    violations = World(seed).play()
-    if violations:
+    violations = {violation.value for violation in World(seed).play()}
+    if wanted in violations or (violations and not wanted):
         print(f"seed {seed}:", "; ".join(sorted(violations)))
         break
 else:
     print("SURVIVED")
+"""
+SCENE_VIOLATIONS = """
+import sys
+sys.path.insert(1, sys.argv[1])
+import scenes
+violations = {violation.value for violation in getattr(scenes, sys.argv[2])()}
+print("; ".join(sorted(violations)) or "SURVIVED")
 """
 
 
@@ -85,8 +92,8 @@ PAGE = (
     Mutant(
         "plan_version is reported before the journal has the plan's reverts",
         SIMULATION,
-        "Report(seen, sensor.version_read, rests)",
-        "Report(seen, device.bundle.version, rests)",
+        "        version = min(sensor.version_read for sensor in device.sensors)\n",
+        "        version = device.bundle.version\n",
     ),
     Mutant(
         "an entry is settled only when its treated devices run something else",
@@ -184,8 +191,8 @@ PAGE = (
     Mutant(
         "reported tells only the last deployment's end",
         SIMULATION,
-        "                ended=ends_reported(sensor.journal, bundle.plan),\n",
-        "                ended=(),\n",
+        "            ended=ends_reported(sensor.journal, device.bundle.plan),\n",
+        "            ended=(),\n",
     ),
     Mutant(
         "the last wave is skipped when it gains nobody",
@@ -335,6 +342,12 @@ FAULTS = (
         "        if admits(rollout.entry, report.camera)\n",
     ),
     Mutant(
+        "a device obeys the labels that were signed last",
+        PLANNING,
+        " or (may_gain and not report.has_labels)\n",
+        "\n",
+    ),
+    Mutant(
         "a boot loop after commit is no stall",
         DEPLOYMENT,
         "    if event.is_boot_loop and journal.is_running:\n",
@@ -377,6 +390,50 @@ FAULTS = (
         "    if journal.phase is not Phase.WAITING:\n        return journal, ()\n",
     ),
     Mutant(
+        "what was committed once is healthy even while it is off",
+        ASSIGNMENT,
+        "    is_proven = camera.is_running and not camera.owners <= camera.ended_badly\n",
+        "    is_proven = not camera.owners <= camera.ended_badly\n",
+    ),
+    Mutant(
+        "a try that has ended here owns the next deployment of its release",
+        DEPLOYMENT,
+        "owners=(slot.owners | covering) - journal.ended_badly)",
+        "owners=slot.owners | covering)",
+    ),
+    Mutant(
+        "a bad end is no obstacle to another try",
+        ASSIGNMENT,
+        "    if entry.tried in camera.ended_badly:\n        return Keep(Reason.ENDED_BADLY)\n",
+        "",
+    ),
+    Mutant(
+        "what was cut off too often is not filed",
+        DEPLOYMENT,
+        "    ended = _filed(done, failing.owners | failing.rivals, end)\n",
+        "    is_cut = cause is Cause.INTERRUPTED\n"
+        "    ended = done.ended if is_cut else _filed(done, failing.owners | failing.rivals, end)\n",
+    ),
+    Mutant(
+        "a camera on which something runs takes nothing new",
+        DEPLOYMENT,
+        "        case Run(entry):\n            return",
+        "        case Run(entry) if journal.is_running:\n            return journal, ()\n"
+        "        case Run(entry):\n            return",
+    ),
+    Mutant(
+        "the last wave ends nothing",
+        PLANNING,
+        "        return _complete(book, rollout)\n    return _changed",
+        "        return book\n    return _changed",
+    ),
+    Mutant(
+        "the last wave takes half of the devices",
+        PLANNING,
+        "        return replace(rollout, entry=replace(entry, share=SHARE_ALL))\n",
+        "        return replace(rollout, entry=replace(entry, share=SHARE_ALL // 2))\n",
+    ),
+    Mutant(
         "a release is activated without a look at its files",
         DEPLOYMENT,
         "            return _advanced(journal, Phase.FETCHING, Phase.VERIFYING, Verify(making))\n",
@@ -384,6 +441,9 @@ FAULTS = (
     ),
 )
 UNIT = {
+    "a device obeys the labels that were signed last": (
+        "test_a_camera_that_obeys_older_labels_still_has_to_read_a_revert"
+    ),
     "broken never reboots": "test_a_broken_camera_whose_starts_are_spent_reboots_once_a_day",
     "a release that others name is theirs, covering or not": (
         "test_a_rollout_that_does_not_cover_the_camera_owns_nothing_on_it"
@@ -443,11 +503,19 @@ UNIT = {
     "a new label makes the controller forget who may run a reverted release": (
         "test_a_camera_that_got_other_labels_still_has_to_read_a_revert"
     ),
-    "the previous slot may hold what failed its gate here since": (
-        "test_what_failed_its_gate_is_not_restored"
-    ),
     "what is committed at once belongs to the new rollout alone": (
         "test_a_release_that_is_committed_at_once_keeps_its_owners"
+    ),
+}
+SCENES = {
+    "what was committed once is healthy even while it is off": (
+        "a_camera_that_died_after_its_commit"
+    ),
+    "plan_version is reported before the journal has the plan's reverts": (
+        "a_look_that_cannot_be_written"
+    ),
+    "the previous slot may hold what failed its gate here since": (
+        "a_release_that_failed_where_it_was_good"
     ),
 }
 EQUIVALENT_ALONE = frozenset(
@@ -479,11 +547,27 @@ def mutated(mutant: Mutant | None, folder: Path) -> None:
     path.write_text(text.replace(mutant.old, mutant.new))
 
 
-def first_violation(mutant: Mutant | None, first: int, last: int) -> str:
-    """Return the first seed that a broken machine fails, and what the oracles say of it."""
+def first_violation(mutant: Mutant | None, first: int, last: int, wanted: str = "") -> str:
+    """Return the first seed that a broken machine fails, and what the oracles say of it.
+
+    Args:
+        mutant: How the machine is broken; None: not at all.
+        first: The first seed to play.
+        last: The one after the last.
+        wanted: Go on until this oracle objects; any of them does when it is empty.
+    """
+    return _played(mutant, FIRST_VIOLATION, str(first), str(last), wanted)
+
+
+def scene_violations(mutant: Mutant | None, scene: str) -> str:
+    """Return what the oracles say of a history of ``scenes.py`` on a broken machine."""
+    return _played(mutant, SCENE_VIOLATIONS, str(Path(__file__).parent), scene)
+
+
+def _played(mutant: Mutant | None, script: str, *arguments: str) -> str:
     with tempfile.TemporaryDirectory() as name:
         mutated(mutant, Path(name))
-        command = [sys.executable, "-B", "-c", FIRST_VIOLATION, str(first), str(last)]
+        command = [sys.executable, "-B", "-c", script, *arguments]
         done = subprocess.run(command, cwd=name, capture_output=True, text=True, check=False)
         return done.stdout.strip() or f"CRASHED {done.stderr.strip().splitlines()[-1]}"
 
@@ -519,7 +603,10 @@ def main(arguments: Sequence[str]) -> int:
     for mutant in (*PAGE, *FAULTS)[first:]:
         if mutant.claim in EQUIVALENT_ALONE:
             continue
-        said = first_violation(mutant, 0, seeds)
+        if mutant.claim in SCENES:
+            said = scene_violations(mutant, SCENES[mutant.claim])
+        else:
+            said = first_violation(mutant, 0, seeds)
         if said == "SURVIVED" and mutant.claim in UNIT:
             is_killed = not survives_unit_test(mutant, UNIT[mutant.claim])
             said = f"{UNIT[mutant.claim]}" if is_killed else said

@@ -7,6 +7,8 @@ from types import ModuleType
 
 import pytest
 
+from controller.simulation.state import Violation
+
 
 def load(name: str) -> ModuleType:
     """Import a module beside this one: tests are no package."""
@@ -21,77 +23,78 @@ def load(name: str) -> ModuleType:
 
 mutants = load("mutants")
 MUTANTS = {mutant.claim: mutant for mutant in (*mutants.PAGE, *mutants.FAULTS)}
-KILLED = [
-    ("hold activates", 0, "harm: activates what the plan does not let run"),
-    ("windows are not obeyed", 0, "harm: activates outside its window"),
+KILLED: list[tuple[str, int | None, Violation]] = [  # None: in the claim's written history.
+    ("hold activates", 0, Violation.UNNAMED),
+    ("unlisted entries count", 12, Violation.DELISTED),
+    ("a release is activated without a look at its files", 0, Violation.UNVERIFIED),
+    ("windows are not obeyed", 2, Violation.OUTSIDE_WINDOW),
     (
-        "a release is activated without a look at its files",
-        0,
-        "harm: activates what was not verified",
+        "a try that has ended here owns the next deployment of its release",
+        25,
+        Violation.ENDED_BEFORE,
     ),
+    ("a bad end is no obstacle to another try", 0, Violation.FAILED_BEFORE),
+    ("the start is made before it is persisted", 5, Violation.KILLED_BRIDGE),
+    ("starts are not bounded in one boot", 20, Violation.STARTS_SPENT),
+    ("a release is started while the old one still runs", 0, Violation.NOT_STOPPED),
+    ("a bad end is not filed", 0, Violation.NO_OUTCOME),
+    ("what was committed once is healthy even while it is off", None, Violation.HEALTHY_OFF),
+    ("a release that failed here and recovered commits at once", 0, Violation.HEALTHY_FAILED),
+    ("the previous slot may hold what failed its gate here since", None, Violation.BACK_TO_FAILED),
+    ("a revert is not remembered in the slots", 20, Violation.BACK_TO_ABORTED),
     (
-        "a release is started while the old one still runs",
-        0,
-        "harm: starts a camera that is not stopped",
+        "plan_version is reported before the journal has the plan's reverts",
+        None,
+        Violation.BACK_TO_ABORTED,
     ),
-    ("a bad end is not filed", 0, "harm: a trial ends without an outcome"),
-    ("any previous slot may be restored", 0, "harm: goes back to a revoked release"),
-    ("a revert is not remembered in the slots", 1, "harm: goes back to an aborted release"),
-    ("no previous slot is restored", 1, "harm: ends on an aborted release"),
-    ("unlisted entries count", 10, "harm: activates a revoked release"),
-    (
-        "what runs is left only for a revert, not when it is delisted",
-        23,
-        "harm: ends on a revoked release",
-    ),
-    (
-        "the start is made before it is persisted",
-        5,
-        "harm: tries a release on a bridge that another has killed",
-    ),
-    ("a boot does not resume a trial", 0, "harm: ends with no model, one is named"),
-    ("a boot does not resume a roll-back", 1, "harm: ends with no model, had one"),
-    ("revoke leaves completed entries", 3, "harm: a revoked release is still named"),
-    ("activations are not bounded", 14, "stands: activation loop"),
-    ("restores are not bounded", 5, "stands: no fixed point"),
-    (
-        "an entry is settled only when its treated devices run something else",
-        1,
-        "stands: a rollout stays reverting",
-    ),
+    ("any previous slot may be restored", 5, Violation.BACK_TO_DELISTED),
+    ("revoke leaves completed entries", 8, Violation.REVOKED_NAMED),
+    ("a boot does not resume a roll-back", 0, Violation.ENDS_WITHOUT),
+    ("a boot does not resume a trial", 0, Violation.ENDS_WITHOUT_NAMED),
+    ("a camera on which something runs takes nothing new", 10, Violation.ENDS_DELISTED),
+    ("no previous slot is restored", 21, Violation.ENDS_ABORTED),
+    ("the previous slot may hold what failed its gate here since", None, Violation.ENDS_FAILED),
+    ("activations are not bounded", 10, Violation.START_LOOP),
+    ("what is rejected is tried again", 3, Violation.REJECTED_OVER),
+    ("what was cut off too often is not filed", 10, Violation.ACTIVATED_TWICE),
     (
         "a reverted entry goes when every device known to be treated runs something else",
+        1,
+        Violation.ENTRY_GONE,
+    ),
+    ("a retry keeps its attempt", 0, Violation.RETRY_OLD),
+    ("reported tells only the last deployment's end", 50, Violation.HEALTHY_DOUBTED),
+    ("the last wave ends nothing", 0, Violation.STAYS_RUNNING),
+    (
+        "an entry is settled only when its treated devices run something else",
         0,
-        "stands: an entry leaves the plan too early",
+        Violation.STAYS_REVERTING,
     ),
-    ("a retry keeps its attempt", 1, "stands: a retry names nothing anew"),
-    ("what is rejected is tried again", 5, "stands: a release is rejected over and over"),
-    (
-        "starts are not bounded in one boot",
-        37,
-        "harm: a new release takes the starts of the way back",
-    ),
-    (
-        "a release that failed here and recovered commits at once",
-        20,
-        "harm: calls healthy what failed its gate here",
-    ),
-    (
-        "the previous slot may hold what failed its gate here since",
-        23,
-        "harm: goes back to what failed its gate here",
-    ),
-    (
-        "the previous slot may hold what failed its gate here since",
-        23,
-        "harm: ends on what failed its gate here",
-    ),
+    ("the last wave takes half of the devices", 0, Violation.SOMEBODY_OUT),
+    ("a camera on which something runs takes nothing new", 10, Violation.LEFT_BEHIND),
+    ("restores are not bounded", 53, Violation.NO_REST),
 ]
 
 
 @pytest.mark.parametrize(("claim", "seed", "oracle"), KILLED)
-def test_an_oracle_notices_a_broken_machine(claim: str, seed: int, oracle: str) -> None:
-    assert oracle in mutants.first_violation(MUTANTS[claim], seed, seed + 1)
+def test_an_oracle_notices_a_broken_machine(
+    claim: str, seed: int | None, oracle: Violation
+) -> None:
+    if seed is None:
+        said = mutants.scene_violations(MUTANTS[claim], mutants.SCENES[claim])
+    else:
+        said = mutants.first_violation(MUTANTS[claim], seed, seed + 1)
+
+    assert oracle.value in said
+
+
+@pytest.mark.parametrize("scene", sorted(set(mutants.SCENES.values())))
+def test_a_written_history_objects_to_no_sound_machine(scene: str) -> None:
+    assert mutants.scene_violations(None, scene) == "SURVIVED"
+
+
+def test_every_oracle_is_shown_to_notice_something() -> None:
+    assert {oracle for _, _, oracle in KILLED} == set(Violation)
 
 
 def test_the_copy_that_mutants_are_made_of_is_sound() -> None:
@@ -106,4 +109,4 @@ def test_a_mutant_changes_exactly_one_place(claim: str) -> None:
 
 
 def test_every_claim_that_a_unit_test_proves_is_a_mutant() -> None:
-    assert mutants.UNIT.keys() | mutants.EQUIVALENT_ALONE <= MUTANTS.keys()
+    assert mutants.UNIT.keys() | mutants.SCENES.keys() | mutants.EQUIVALENT_ALONE <= MUTANTS.keys()
