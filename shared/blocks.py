@@ -25,7 +25,7 @@ from shared.limits import BLOCK_BYTES, BLOCKS_IN_FLIGHT
 
 ASK_AGAIN_SECONDS = 5.0  # A broker answers from memory; more means that it lost the question.
 ASK_AGAIN_SECONDS_MAX = 300.0
-OVERDUE_SECONDS = 60.0  # Then the device lists the block in `reported`, as missing.
+OVERDUE_SECONDS = 60.0  # Of silence; then the device lists the block in `reported`, as missing.
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +156,15 @@ def next_at(fetching: Fetching) -> float | None:
 
 
 def overdue(fetching: Fetching, now: float) -> tuple[str, ...]:
-    """Return the blocks that have been waited for over ``OVERDUE_SECONDS``, longest first."""
+    """Return the blocks that were asked for over ``OVERDUE_SECONDS`` ago, longest first.
+
+    None while others arrive: a line or a machine that is slow misses nothing, and what a device
+    lists as missing is sent again to all.
+    """
     everything = {**fetching.past, **fetching.asked}
     since = {digest: asked.first_at for digest, asked in everything.items()}
+    if now - fetching.heard_at <= OVERDUE_SECONDS:
+        return ()
     late = [digest for digest, first_at in since.items() if now - first_at > OVERDUE_SECONDS]
     return tuple(sorted(late, key=lambda digest: (since[digest], digest)))
 

@@ -131,6 +131,15 @@ def test_a_block_is_overdue_when_it_was_waited_for_over_a_minute() -> None:
     assert set(blocks.overdue(fetching, 60.1)) == set(NAMES[:8])
 
 
+def test_nothing_is_overdue_while_blocks_arrive() -> None:
+    fetching = begin(10)
+
+    fetching, _ = blocks.received(fetching, NAMES[0], DATA[0], 59.0)
+
+    assert blocks.overdue(fetching, 100.0) == ()
+    assert set(blocks.overdue(fetching, 119.1)) == set(NAMES[1:9])
+
+
 def test_to_stop_is_to_ask_for_nothing_more() -> None:
     fetching, effects = blocks.stop(begin(10))
 
