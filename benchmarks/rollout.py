@@ -33,7 +33,9 @@ class Result:
         core_processes: How many processes hold the rest.
         release_bytes: The files of the release; an agent fetches them all.
         controller_bytes_sent: In the rollout, as the broker counted the controller's messages.
-        bytes_ratio: To the smallest fleet of this run.
+        told_bytes: Of these, the documents for people in `rollout/<id>`: 400 bytes whenever a count
+            in them changes, which is a matter of seconds, not of agents.
+        bytes_ratio: Of all other bytes to those of the smallest fleet of this run.
         seconds_to_publish: From the start of the controller until its plan reached a subscriber.
         seconds_to_committed: From there until the last camera was reported committed.
         seconds_fixed: The part of it for which the health gate watches, however fast all else is.
@@ -49,6 +51,7 @@ class Result:
     core_processes: int
     release_bytes: int
     controller_bytes_sent: int
+    told_bytes: int
     bytes_ratio: float
     seconds_to_publish: float
     seconds_to_committed: float
@@ -141,7 +144,8 @@ def _result(
         core_processes=len(fleet.size.core_processes),
         release_bytes=sum(file.bytes for file in manifest.files),
         controller_bytes_sent=sent,
-        bytes_ratio=sent / (smallest.controller_bytes_sent if smallest else sent),
+        told_bytes=seen.told_bytes,
+        bytes_ratio=(sent - seen.told_bytes) / _untold(smallest, sent - seen.told_bytes),
         seconds_to_publish=seen.plan_at - begun,
         seconds_to_committed=max(seen.committed_at.values()) - seen.plan_at,
         seconds_fixed=float(PROBE_SECONDS),
@@ -152,3 +156,7 @@ def _result(
         frame=frame,
         load_average=0.0,
     )
+
+
+def _untold(smallest: Result | None, own: int) -> int:
+    return own if smallest is None else smallest.controller_bytes_sent - smallest.told_bytes

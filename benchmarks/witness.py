@@ -11,7 +11,7 @@ from shared.errors import RefusedError
 from shared.inbox import BusEvent, Oversized, Received
 from shared.limits import BUNDLE_BYTES, DETECTIONS_BYTES, REPORTED_BYTES
 from shared.messages import Reported, decode
-from shared.topics import DeviceTopic, Topics, TrustTopic
+from shared.topics import DeviceTopic, RolloutTopic, Topics, TrustTopic
 
 
 @dataclass(slots=True)
@@ -36,6 +36,7 @@ class Seen:
     Attributes:
         plan_at: When its plan did.
         controller: The client id of the controller that drove it.
+        told_bytes: Of the documents in which it told how rollouts look.
         reported: Devices that reported anything at all, since the witness began.
     """
 
@@ -43,6 +44,7 @@ class Seen:
     rollout: str = ""
     plan_at: float | None = None
     controller: str = ""
+    told_bytes: int = 0
     reported: set[str] = field(default_factory=set[str])
     committed_at: dict[str, float] = field(default_factory=dict[str, float])
     swaps: dict[str, Swap] = field(default_factory=dict[str, Swap])
@@ -72,6 +74,7 @@ class Witness:
 
     def expect(self, release: str, rollout: str) -> Seen:
         """Begin to note a rollout that has not been published yet."""
+        self._bus.subscribe(self._topics.rollout(rollout))
         with self._lock:
             self._seen = Seen(release, rollout, reported=self._seen.reported)
             return self._seen
@@ -100,6 +103,8 @@ class Witness:
             match self._topics.parse(event.topic):
                 case TrustTopic() if not event.is_retained and seen.plan_at is None:
                     seen.plan_at = now
+                case RolloutTopic() if not event.is_retained:
+                    seen.told_bytes += len(event.payload)
                 case DeviceTopic(device, "reported"):
                     self._note_report(device, event.payload, now)
                 case DeviceTopic(device, rest) if rest.endswith("/detections"):
