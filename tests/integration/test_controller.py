@@ -50,6 +50,9 @@ strategies:
     waves: [{pins: [cam-1]}, {fraction: 100%}]
     probe: {seconds: 1s}
     deadlines: {activation: 2s, progress: 20s}
+  patient:
+    waves: [{pins: [cam-1], bake: 1h}, {fraction: 100%}]
+    deadlines: {activation: 2s, progress: 20s}
   all:
     waves: [{fraction: 100%}]
     probe: {seconds: 1s}
@@ -229,12 +232,12 @@ def test_the_next_fleetctl_sends_the_new_release_and_nothing_again(
 def test_overlapping_rollouts_can_be_aborted_one_after_the_other(bed: Bed) -> None:
     bed.join(*DEVICES)
     bed.roll_out(1)
-    two = bed.controller.start_rollout(bed.release(2), selector="role=door", strategy="canary")
+    two = bed.controller.start_rollout(bed.release(2), selector="role=door", strategy="patient")
     bed.drive_until(two, lambda status: status.counts.get("healthy", 0) >= 1)
     with pytest.raises(OperatorError, match="overlaps"):
-        bed.controller.start_rollout(bed.release(3), selector="role=door", strategy="canary")
+        bed.controller.start_rollout(bed.release(3), selector="role=door", strategy="patient")
     three = bed.controller.start_rollout(
-        "shapes@3", selector="role=door", strategy="canary", over=True
+        "shapes@3", selector="role=door", strategy="patient", over=True
     )
     bed.drive_until(three, lambda status: status.counts.get("healthy", 0) >= 1)
 
