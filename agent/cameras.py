@@ -18,7 +18,7 @@ from typing import Protocol
 
 import msgspec
 
-from agent import deployment, outcomes, watch
+from agent import deployment, outcomes, steps, watch
 from agent import journal as durable
 from agent.camera.wire import (
     CameraExited,
@@ -30,10 +30,17 @@ from agent.camera.wire import (
     Kind,
     Simulation,
 )
-from agent.deployment import Event, Failed, Journal, Passed, Phase, Started
 from agent.health import Expected, Gate, State, expected_of, is_proven, is_stalled
 from agent.journal import JournalFile, LastStart
 from agent.preparing import Aim, Packaged, Preparation, Surroundings, staged_name
+from agent.steps import (
+    Event,
+    Failed,
+    Journal,
+    Passed,
+    Phase,
+    Started,
+)
 from agent.telemetry import Published, Stream, Telemetry, lost, show
 from agent.telemetry import started as stream_started
 from agent.watch import Rung, Watch
@@ -165,7 +172,7 @@ class CameraShell:
     def is_on_trial(self) -> bool:
         """Say whether no other camera may start now."""
         is_starting = self.running is not None and not self.running.is_steady
-        return self.journal.phase in deployment.ON_TRIAL or is_starting
+        return self.journal.phase in steps.ON_TRIAL or is_starting
 
     def boot(self, *, is_new_boot: bool, can_reboot: bool, is_clean: bool, now: float) -> None:
         """Begin a run of the agent."""
@@ -179,9 +186,7 @@ class CameraShell:
                 self._persist(self.journal)
         active = self.journal.active
         is_loop = active is not None and watch.is_boot_loop(self.watch, active.manifest_sha256)
-        event = deployment.Booted(
-            is_new_boot=is_new_boot, can_reboot=can_reboot, is_boot_loop=is_loop
-        )
+        event = steps.Booted(is_new_boot=is_new_boot, can_reboot=can_reboot, is_boot_loop=is_loop)
         self.feed(event, now)
 
     def feed(self, event: Event, now: float) -> None:
@@ -246,7 +251,7 @@ class CameraShell:
         self._judge(now)
         self._survive(now)
 
-    def look(self, looked: deployment.Looked, now: float) -> None:
+    def look(self, looked: steps.Looked, now: float) -> None:
         """Look at the plan."""
         self.is_dirty = False
         self.feed(looked, now)
@@ -254,7 +259,7 @@ class CameraShell:
     def is_due(self, now: float) -> bool:
         """Say whether the back-off of a camera on which nothing runs is over."""
         journal = self.journal
-        if journal.is_running or journal.active is None or journal.phase in deployment.ON_TRIAL:
+        if journal.is_running or journal.active is None or journal.phase in steps.ON_TRIAL:
             return False
         if self.running is not None or self._repair is not None:
             return False
@@ -331,7 +336,7 @@ class CameraShell:
         after, effects = deployment.step(before, self.identity, event)
         # Written first: were it not, a full disk would leave us believing what no file says.
         for effect in effects:
-            if isinstance(effect, deployment.Persist):
+            if isinstance(effect, steps.Persist):
                 self._persist(effect.journal)
         self.journal = after
         if after.phase is not before.phase or after.ended != before.ended:
@@ -360,24 +365,24 @@ class CameraShell:
                 self._persist(after)
 
     def _carry_out(  # noqa: C901 - one line an effect
-        self, effect: deployment.Effect, now: float
+        self, effect: steps.Effect, now: float
     ) -> None:
         match effect:
-            case deployment.Persist():
+            case steps.Persist():
                 pass
-            case deployment.Fetch(slot):
+            case steps.Fetch(slot):
                 self._prepare(slot, Aim.FETCH, now)
-            case deployment.Verify(slot):
+            case steps.Verify(slot):
                 self._prepare(slot, Aim.VERIFY, now)
-            case deployment.Stage(slot):
+            case steps.Stage(slot):
                 self._prepare(slot, Aim.STAGE, now)
-            case deployment.Stop():
+            case steps.Stop():
                 self.stop()
-            case deployment.Start(slot):
+            case steps.Start(slot):
                 self._start(slot, now, is_recovery=False)
-            case deployment.Reboot():
+            case steps.Reboot():
                 if not self._device.reboot():
-                    event = deployment.Booted(is_new_boot=False, can_reboot=False)
+                    event = steps.Booted(is_new_boot=False, can_reboot=False)
                     self.feed(event, now)
 
     def _persist(self, journal: Journal) -> None:
@@ -407,9 +412,7 @@ class CameraShell:
             self._repaired(events, now)
             return
         for event in events:
-            if isinstance(event, deployment.Obstructed) and (
-                event.what is deployment.WaitingFor.REQUIRES
-            ):
+            if isinstance(event, steps.Obstructed) and (event.what is steps.WaitingFor.REQUIRES):
                 self.unsupported |= {event.manifest_sha256}
             self.feed(event, now)
 
@@ -509,10 +512,10 @@ class CameraShell:
             if self._repair is None:
                 return
             slot = self._repair[0].slot
-            if isinstance(event, deployment.Verified):
+            if isinstance(event, steps.Verified):
                 self._repair = None
                 self._start(slot, now, is_recovery=False)
-            elif isinstance(event, deployment.Rejected):
+            elif isinstance(event, steps.Rejected):
                 self._repair = None
                 self._start_failed(event.code, event.text, now)
 
@@ -574,7 +577,7 @@ class CameraShell:
     def _start_failed(self, code: str, text: str, now: float) -> None:
         """A start or a probe failed; of what was committed, the ladder comes first."""
         journal = self.journal
-        if journal.is_running and journal.phase not in deployment.ON_TRIAL:
+        if journal.is_running and journal.phase not in steps.ON_TRIAL:
             self._stalled(code, text, now)
             return
         state = self.state
@@ -681,6 +684,6 @@ def _log_transition(number: int, before: Journal, after: Journal, event: Event) 
         cause = "" if end.cause is None else f" (cause {end.cause.value})"
         shown = f"{shown}, {end.phase.value}{cause}"
     why = type(event).__name__
-    if isinstance(event, Failed | deployment.Rejected):
+    if isinstance(event, Failed | steps.Rejected):
         why = f"{why}: {event.code}: {event.text}"
     logger.info("camera %d: %s%s -> %s: %s", number, what, before.phase.value, shown, why)

@@ -3,7 +3,7 @@
 One file, ``journal.json``, written whole and atomically: no two of its facts can disagree. Its
 first line is the SHA-256 of the rest, and the version before it stays beside it: a file that a
 failing SD card cut short is refused, and the version before it is what a power cut one write
-earlier would have left, which ``agent.deployment.resume`` knows how to continue. With neither, the
+earlier would have left, which ``agent.trial.resume`` knows how to continue. With neither, the
 device starts as a new install and says so: it keeps no outcome, but it trusts nothing more either,
 because the accepted bundle is a file of its own (the *trust journal*, ``trust.json``).
 

@@ -9,7 +9,16 @@ from typing import Literal
 
 import msgspec
 
-from agent.deployment import ON_TRIAL, PREPARING, Cause, Ended, Journal, Latest, Phase, view
+from agent.deployment import view
+from agent.steps import (
+    ON_TRIAL,
+    PREPARING,
+    Cause,
+    Ended,
+    Journal,
+    Latest,
+    Phase,
+)
 from shared import messages
 from shared.assignment import Camera, Entry, Keep, Slot, Try, Wait, wanted
 

@@ -16,7 +16,9 @@ from typing import Protocol
 
 from agent.camera.packer import package, packer_version
 from agent.camera.wire import Kind
-from agent.deployment import (
+from agent.health import refusal
+from agent.slots import DamagedError, Slots
+from agent.steps import (
     Cause,
     Event,
     Fetched,
@@ -26,8 +28,6 @@ from agent.deployment import (
     Verified,
     WaitingFor,
 )
-from agent.health import refusal
-from agent.slots import DamagedError, Slots
 from shared import blocks
 from shared.assignment import Slot
 from shared.blocks import Fetching

@@ -25,10 +25,10 @@ from agent.camera.process import CameraProcess
 from agent.camera.wire import CameraExited, FromCamera, Kind, Simulation
 from agent.cameras import CameraShell, Device, MakeChild
 from agent.config import Options
-from agent.deployment import Looked
 from agent.journal import Answered, JournalFile
 from agent.preparing import Packaged, Surroundings
 from agent.slots import Slots
+from agent.steps import Looked
 from agent.telemetry import Published
 from agent.trusting import Trust
 from shared.assignment import Window

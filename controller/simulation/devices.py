@@ -1,9 +1,9 @@
 """The devices of a history: the real machines in a world that loses, cuts off and breaks."""
 
 from agent import deployment as cam
-from agent import watch
-from agent.deployment import Cause, Journal, Phase
+from agent import steps, watch
 from agent.outcomes import deployment_reported, ends_reported, is_settled, owners
+from agent.steps import Cause, Journal, Phase
 from agent.watch import LastRun, Watch
 from controller.simulation.bus import Bus, Message
 from controller.simulation.oracles import Oracles
@@ -138,7 +138,7 @@ class Devices:
                 is_loop = active is not None and watch.is_boot_loop(
                     sensor.watch, active.manifest_sha256
                 )
-                event = cam.Booted(is_new_boot=is_new_boot, is_boot_loop=is_loop)
+                event = steps.Booted(is_new_boot=is_new_boot, is_boot_loop=is_loop)
                 self.feed(device, sensor, event)
         self.disturb(device)
 
@@ -161,7 +161,7 @@ class Devices:
         has_stalled = (stalls and self.history.draws(0.3)) or sensor.is_dead
         if sensor.running and not sensor.trial and (has_stalled or sensor.is_bridge_dead):
             sensor.running = None
-            self.feed(device, sensor, cam.Failed(may_reboot=self.may_reboot(device)))
+            self.feed(device, sensor, steps.Failed(may_reboot=self.may_reboot(device)))
 
     def survive(self, sensor: Sensor) -> None:
         """Let a release that has run for long be above suspicion."""
@@ -189,19 +189,19 @@ class Devices:
 
     def awaits_reboot(self, device: Device, sensor: Sensor) -> bool:
         """Say whether the reboot that the camera waits for may be made now."""
-        is_waiting = sensor.journal.waiting_for is cam.WaitingFor.REBOOT
+        is_waiting = sensor.journal.waiting_for is steps.WaitingFor.REBOOT
         return is_waiting and self.may_reboot(device)
 
     def may_work(self, device: Device, sensor: Sensor) -> bool:
         """Say whether nothing is in the way of the files; say it to the camera, if something is."""
         making = sensor.journal.making
-        is_fetching = isinstance(sensor.work, cam.Fetched)
+        is_fetching = isinstance(sensor.work, steps.Fetched)
         if making is None or not (
             is_fetching and (not device.is_online or self.history.chance(0.2))
         ):
             return True
-        what = self.history.random.choice((cam.WaitingFor.BLOCKS, cam.WaitingFor.DISK))
-        self.feed(device, sensor, cam.Obstructed(making.manifest_sha256, what))
+        what = self.history.random.choice((steps.WaitingFor.BLOCKS, steps.WaitingFor.DISK))
+        self.feed(device, sensor, steps.Obstructed(making.manifest_sha256, what))
         if sensor.is_dirty or self.is_due(sensor):
             self.look(device, sensor)
         return False
@@ -209,7 +209,7 @@ class Devices:
     def is_due(self, sensor: Sensor) -> bool:
         """Say whether the back-off of a camera on which nothing runs is over."""
         journal = sensor.journal
-        if journal.is_running or journal.active is None or journal.phase in cam.ON_TRIAL:
+        if journal.is_running or journal.active is None or journal.phase in steps.ON_TRIAL:
             return False
         return watch.is_due(sensor.watch, self.history.now)
 
@@ -221,13 +221,13 @@ class Devices:
         if sensor.disk_full_until > self.history.round:
             return  # The look cannot be written, and is made again.
         others = [s for s in device.sensors if s is not sensor]
-        may_start = not any(s.trial or s.journal.phase in cam.ON_TRIAL for s in others)
+        may_start = not any(s.trial or s.journal.phase in steps.ON_TRIAL for s in others)
         sensor.is_dirty = False
         bundle = device.bundle
         sensor.version_read = bundle.version
         starts = START_COST * sensor.starts
         is_spent = not watch.has_starts_left(starts)
-        looked = cam.Looked(
+        looked = steps.Looked(
             bundle.plan,
             bundle.listed,
             may_start=may_start,
@@ -238,7 +238,7 @@ class Devices:
         )
         self.feed(device, sensor, looked)
 
-    def feed(self, device: Device, sensor: Sensor, event: cam.Event) -> None:
+    def feed(self, device: Device, sensor: Sensor, event: steps.Event) -> None:
         """Give one event to the machine and carry out its effects; the power may fail anywhere."""
         before = sensor.journal
         after, effects = cam.step(before, sensor.identity, event)
@@ -256,44 +256,44 @@ class Devices:
         if effects or after != before:
             self.disturb(device)
 
-    def remember(self, sensor: Sensor, event: cam.Event, before: Journal) -> None:
+    def remember(self, sensor: Sensor, event: steps.Event, before: Journal) -> None:
         """Keep the watch in step with the machine, as agent/cameras.py does."""
         after, now = sensor.journal, self.history.now
-        if isinstance(event, cam.Passed):
+        if isinstance(event, steps.Passed):
             sensor.watch = watch.runs(sensor.watch)
-        elif isinstance(event, cam.Failed) and not after.is_running:
+        elif isinstance(event, steps.Failed) and not after.is_running:
             has_broken = after.phase is Phase.BROKEN and before.phase is not Phase.BROKEN
             fail = watch.broke if has_broken else watch.start_failed
             sensor.watch = fail(sensor.watch, now)
 
-    def carry_out(self, device: Device, sensor: Sensor, effect: cam.Effect) -> None:
+    def carry_out(self, device: Device, sensor: Sensor, effect: steps.Effect) -> None:
         """Do to the world what the machine asked for."""
         match effect:
-            case cam.Persist(journal):
+            case steps.Persist(journal):
                 self.oracles.watch_persist(device, sensor, journal)
                 sensor.disk = journal
-            case cam.Fetch(slot):
-                sensor.work = cam.Fetched(slot.manifest_sha256)
-            case cam.Verify(slot):
+            case steps.Fetch(slot):
+                sensor.work = steps.Fetched(slot.manifest_sha256)
+            case steps.Verify(slot):
                 sensor.work = self.verified(sensor, slot)
-            case cam.Stage(slot):
-                sensor.work = cam.Staged(slot.manifest_sha256)
-            case cam.Stop():
+            case steps.Stage(slot):
+                sensor.work = steps.Staged(slot.manifest_sha256)
+            case steps.Stop():
                 sensor.running = None
                 sensor.trial.clear()
-            case cam.Start(slot):
+            case steps.Start(slot):
                 self.start_camera(device, sensor, slot)
-            case cam.Reboot():
+            case steps.Reboot():
                 device.is_down = device.is_clean = True
                 device.rebooted_in = self.history.round
 
-    def verified(self, sensor: Sensor, slot: Slot) -> cam.Event:
+    def verified(self, sensor: Sensor, slot: Slot) -> steps.Event:
         """Return what the look at a release's files says."""
         sensor.memory.verified.add(slot.manifest_sha256)
         if self.history.truth[slot.release] is Truth.REJECTED:
             self.oracles.watch_rejection(sensor, slot)
-            return cam.Rejected(slot.manifest_sha256, Cause.RELEASE, "input_size", "too large")
-        return cam.Verified(slot.manifest_sha256)
+            return steps.Rejected(slot.manifest_sha256, Cause.RELEASE, "input_size", "too large")
+        return steps.Verified(slot.manifest_sha256)
 
     def start_camera(self, device: Device, sensor: Sensor, slot: Slot) -> None:
         """Start the sensor with a release and prepare what the gate will say."""
@@ -315,10 +315,10 @@ class Devices:
             or (sensor.is_flaky and self.history.chance(0.3))
         )
         if fails:
-            sensor.trial.append(cam.Failed())
+            sensor.trial.append(steps.Failed())
             return
         sensor.running = slot.release
-        sensor.trial.extend((cam.Started(), cam.Failed() if is_bad else cam.Passed()))
+        sensor.trial.extend((steps.Started(), steps.Failed() if is_bad else steps.Passed()))
 
     def report(self, device: Device) -> None:
         """Let the device say what it runs and what it does."""

@@ -7,8 +7,8 @@ everything that ended badly since a card was new.
 from collections.abc import Iterator, Mapping, Sequence
 
 from agent import deployment as cam
-from agent import watch
-from agent.deployment import Cause, Journal, Phase
+from agent import steps, watch
+from agent.steps import Cause, Journal, Phase
 from controller.planning import State
 from controller.rollout import DeviceState, Standing
 from controller.simulation.state import START_COST, Device, History, Memory, Sensor, Violation
@@ -35,7 +35,7 @@ class Oracles:
         is_revert = after.cause is Cause.OPERATOR and before.phase is not Phase.ROLLING_BACK
         if is_revert and after.phase is Phase.ROLLING_BACK and after.restoring is not None:
             self.watch_revert(device, sensor, after.restoring)
-        has_left = before.phase in cam.ON_TRIAL and after.phase not in cam.ON_TRIAL
+        has_left = before.phase in steps.ON_TRIAL and after.phase not in steps.ON_TRIAL
         if has_left and before.latest is not None and before.latest.tried not in after.ended:
             self.history.violations.add(Violation.NO_OUTCOME)
         self.watch_commit(sensor, after)

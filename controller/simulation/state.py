@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from random import Random
 
-from agent import deployment as cam
-from agent.deployment import Journal
+from agent import steps
+from agent.steps import Journal
 from agent.watch import Watch
 from controller.devices import Known
 from controller.planning import Book
@@ -119,8 +119,8 @@ class Sensor:
     is_dead: bool = False
     is_bridge_dead: bool = False
     is_bridge_killed: bool = False  # By a release, in this boot.
-    trial: deque[cam.Event] = field(default_factory=deque[cam.Event])
-    work: cam.Event | None = None  # What the files' shell will say next.
+    trial: deque[steps.Event] = field(default_factory=deque[steps.Event])
+    work: steps.Event | None = None  # What the files' shell will say next.
     starts: int = 0  # In this boot.
     started_in: int = 0
     started: str = ""

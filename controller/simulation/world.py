@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from agent.deployment import WaitingFor
+from agent.steps import WaitingFor
 from controller.simulation.bus import Bus
 from controller.simulation.control import Control
 from controller.simulation.devices import Devices

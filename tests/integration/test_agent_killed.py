@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.camera.wire import Fault
-from agent.deployment import Phase
+from agent.steps import Phase
 from controller.broker import run_nats
 from tests.fleet import Release, camera_of, cause_of, entry_of, make_release, phase_of
 from tests.integration.agents import Site, is_streaming, open_site

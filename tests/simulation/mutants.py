@@ -20,6 +20,7 @@ from pathlib import Path
 SEEDS_MAX = 300
 ROOT = Path(__file__).parents[2]
 ASSIGNMENT, DEPLOYMENT = "shared/assignment.py", "agent/deployment.py"
+TRIAL, ENDS = "agent/trial.py", "agent/ends.py"
 PLANNING, SIMULATION = "controller/planning.py", "controller/simulation/devices.py"
 FIRST_VIOLATION = """
 import sys
@@ -73,14 +74,14 @@ PAGE = (
     ),
     Mutant(
         "a revert swaps the slots, and is forgotten with its entry",
-        DEPLOYMENT,
+        TRIAL,
         "        previous=None,\n        restoring=slot,",
         "        previous=journal.active,\n        restoring=slot,",
     ),
     Mutant(
         "a revert is not remembered in the slots",
         DEPLOYMENT,
-        "    remembered = _reverts_remembered(journal, event.plan)\n",
+        "    remembered = ends.reverts_remembered(journal, event.plan)\n",
         "    remembered = journal\n",
     ),
     Mutant(
@@ -118,15 +119,15 @@ PAGE = (
     ),
     Mutant(
         "the control experiment has no reboot",
-        DEPLOYMENT,
+        TRIAL,
         "    if journal.restores_started == RESTORES_MAX - 1:\n        return _reboot(journal)\n",
         "",
     ),
     Mutant(
         "with nothing earlier there is no reboot before the next release",
-        DEPLOYMENT,
-        "        return _reboot(_ended(stopped, cause or Cause.UNKNOWN, Phase.BROKEN))\n",
-        "        return _persisted(_ended(stopped, cause or Cause.UNKNOWN, Phase.BROKEN))\n",
+        TRIAL,
+        "        return _reboot(ends.ended_badly(stopped, cause or Cause.UNKNOWN, Phase.BROKEN))\n",
+        "        return ends.persisted(ends.ended_badly(stopped, cause or Cause.UNKNOWN, Phase.BROKEN))\n",
     ),
     Mutant(
         "broken never reboots",
@@ -136,7 +137,7 @@ PAGE = (
     ),
     Mutant(
         "the ladder after commit has no reboot",
-        DEPLOYMENT,
+        TRIAL,
         "    if event.may_reboot:\n        return _reboot(journal)\n",
         "",
     ),
@@ -160,7 +161,7 @@ PAGE = (
     ),
     Mutant(
         "the release that runs is a control experiment for itself",
-        DEPLOYMENT,
+        TRIAL,
         "    if active is None or active.manifest_sha256 == making.manifest_sha256:",
         "    if active is None:",
     ),
@@ -172,7 +173,7 @@ PAGE = (
     ),
     Mutant(
         "the previous slot may hold the active release",
-        DEPLOYMENT,
+        TRIAL,
         "        previous = None  # A release",
         "        pass  # A release",
     ),
@@ -222,7 +223,7 @@ FAULTS = (
     ),
     Mutant(
         "a bad end is not filed",
-        DEPLOYMENT,
+        ENDS,
         "failed=journal.failed | failed, ended=ended)",
         "failed=journal.failed | failed)",
     ),
@@ -240,13 +241,13 @@ FAULTS = (
     ),
     Mutant(
         "activations are not bounded",
-        DEPLOYMENT,
+        TRIAL,
         "ACTIVATIONS_MAX = 3 ",
         "ACTIVATIONS_MAX = 10**9 ",
     ),
     Mutant(
         "the start is made before it is persisted",
-        DEPLOYMENT,
+        TRIAL,
         "    return started, (Persist(started), Stop(), Start(journal.making))\n",
         "    return started, (Stop(), Start(journal.making), Persist(started))\n",
     ),
@@ -268,16 +269,16 @@ FAULTS = (
         "        case Run(entry):\n            return",
         "        case Run(entry) if journal.phase is Phase.BROKEN:\n            return journal, ()\n        case Run(entry):\n            return",
     ),
-    Mutant("restores are not bounded", DEPLOYMENT, "RESTORES_MAX = 3 ", "RESTORES_MAX = 10**9 "),
+    Mutant("restores are not bounded", TRIAL, "RESTORES_MAX = 3 ", "RESTORES_MAX = 10**9 "),
     Mutant(
         "a boot does not resume a roll-back",
-        DEPLOYMENT,
+        TRIAL,
         "            return _resume_restore(journal, event)\n",
         "            return journal, ()\n",
     ),
     Mutant(
         "a boot does not resume a trial",
-        DEPLOYMENT,
+        TRIAL,
         "            if journal.activations_started < ACTIVATIONS_MAX:\n",
         "            return journal, ()\n            if journal.activations_started < ACTIVATIONS_MAX:\n",
     ),
@@ -331,7 +332,7 @@ FAULTS = (
     ),
     Mutant(
         "a release is started while the old one still runs",
-        DEPLOYMENT,
+        TRIAL,
         "    return started, (Persist(started), Stop(), Start(journal.making))\n",
         "    return started, (Persist(started), Start(journal.making))\n",
     ),
@@ -349,13 +350,13 @@ FAULTS = (
     ),
     Mutant(
         "a boot loop after commit is no stall",
-        DEPLOYMENT,
+        TRIAL,
         "    if event.is_boot_loop and journal.is_running:\n",
         "    if False:\n",
     ),
     Mutant(
         "a kill of the agent is taken for the reboot that is due",
-        DEPLOYMENT,
+        TRIAL,
         "        if event.can_reboot and not event.is_new_boot:\n            return journal",
         "        if False:\n            return journal",
     ),
@@ -380,8 +381,8 @@ FAULTS = (
     Mutant(
         "what is rejected is tried again",
         DEPLOYMENT,
-        "            return _persisted(replace(rejected, ended=filed))\n",
-        "            return _persisted(rejected)\n",
+        "            return ends.persisted(replace(rejected, ended=filed))\n",
+        "            return ends.persisted(rejected)\n",
     ),
     Mutant(
         "nothing is tried on a broken camera while the next release cannot be fetched",
@@ -409,10 +410,10 @@ FAULTS = (
     ),
     Mutant(
         "what was cut off too often is not filed",
-        DEPLOYMENT,
-        "    ended = _filed(done, failing.owners | failing.rivals, end)\n",
+        ENDS,
+        "    ended = filed(done, failing.owners | failing.rivals, end)\n",
         "    is_cut = cause is Cause.INTERRUPTED\n"
-        "    ended = done.ended if is_cut else _filed(done, failing.owners | failing.rivals, end)\n",
+        "    ended = done.ended if is_cut else filed(done, failing.owners | failing.rivals, end)\n",
     ),
     Mutant(
         "a camera on which something runs takes nothing new",

@@ -3,8 +3,16 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from agent.deployment import (
-    ACTIVATIONS_MAX,
+from agent.deployment import step
+from agent.outcomes import (
+    JournalDocument,
+    deployment_reported,
+    ends_reported,
+    from_document,
+    is_settled,
+    to_document,
+)
+from agent.steps import (
     Booted,
     Cause,
     Effect,
@@ -29,16 +37,8 @@ from agent.deployment import (
     Verified,
     Verify,
     WaitingFor,
-    step,
 )
-from agent.outcomes import (
-    JournalDocument,
-    deployment_reported,
-    ends_reported,
-    from_document,
-    is_settled,
-    to_document,
-)
+from agent.trial import ACTIVATIONS_MAX
 from shared.assignment import (
     SHARE_ALL,
     Action,

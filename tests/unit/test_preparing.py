@@ -6,9 +6,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.deployment import Cause, Event, Rejected, Verified
 from agent.preparing import Aim, Preparation, Surroundings
 from agent.slots import Slots
+from agent.steps import Cause, Event, Rejected, Verified
 from shared.assignment import Slot
 from shared.blocks import split_file
 from shared.release import File, Role, encode_manifest
