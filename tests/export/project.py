@@ -197,7 +197,7 @@ def draw_and_train(folder: Path, *, images: int, epochs: int, size: int, crops: 
     run(SHAPES / "draw.py", data, "--images", images, "--size", 160, *more)
     given = data if crops else data / "shapes.yaml"
     weights = folder / "best.pt"
-    run(SHAPES / "train.py", given, "--epochs", epochs, "--size", size, "--out", weights)
+    run(SHAPES / "train.py", given, "--epochs", epochs, "--size", size, "--out", weights, loud=True)
     return weights
 
 
@@ -213,10 +213,10 @@ def ultralytics_says(
     return answers
 
 
-def run(script: Path, *arguments: object, given: bytes = b"") -> Done:
+def run(script: Path, *arguments: object, given: bytes = b"", loud: bool = False) -> Done:
     """Run a script of ours to its good end."""
     command = [sys.executable, str(script), *map(str, arguments)]
-    done = run_live(command, folder=ROOT, given=given)
+    done = run_live(command, folder=ROOT, given=given, loud=loud)
     assert done.code == 0, done.said[-3000:]
     return done
 
@@ -228,24 +228,31 @@ def run_live(
     environment: dict[str, str] | None = None,
     pass_fds: tuple[int, ...] = (),
     given: bytes = b"",
+    loud: bool = False,
 ) -> Done:
-    """Run a command to its end, and show every few seconds what it says meanwhile."""
+    """Run a command to its end, and show every few seconds what it says meanwhile.
+
+    ``loud``: it says so on standard output, too, and has no other result.
+    """
     here = {"PYTHONPATH": str(ROOT), **(environment or os.environ)}
     with subprocess.Popen(
         command, cwd=folder, env=here, pass_fds=pass_fds, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT if loud else subprocess.PIPE,
     ) as process:  # fmt: skip
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
         said: list[str] = []
-        echo = threading.Thread(target=_echo, args=(process.stderr, said))
+        moving = process.stdout if loud else process.stderr
+        assert moving is not None
+        echo = threading.Thread(target=_echo, args=(moving, said))
         echo.start()
+        assert process.stdin is not None
         process.stdin.write(given)
         process.stdin.close()
-        out = process.stdout.read().decode(errors="replace")
+        out = b""
+        if not loud:
+            assert process.stdout is not None
+            out = process.stdout.read()
         echo.join()
-    return Done(process.returncode, out, "\n".join(said))
+    return Done(process.returncode, out.decode(errors="replace"), "\n".join(said))
 
 
 def _echo(lines: IO[bytes], said: list[str]) -> None:
