@@ -107,12 +107,13 @@ class Address:
 
 def read_site(store: Store, fleet: Fleet, repository: Repository) -> Site:
     """Return all that decisions are made from, as the store has it."""
+    identities = read_identities(store)
     return Site(
         book=store.book(),
         records={record.rollout: record for record in store.records()},
         cameras=tuple(
             camera_of(identity, int(number))
-            for identity in read_identities(store).values()
+            for identity in identities.values()
             if identity.device in fleet.devices
             for number in identity.cameras
         ),
@@ -120,6 +121,7 @@ def read_site(store: Store, fleet: Fleet, repository: Repository) -> Site:
         listed=repository.listed,
         next_version=repository.version + 1,
         now=datetime.now(UTC),
+        identity_versions={device: one.version for device, one in identities.items()},
     )
 
 
