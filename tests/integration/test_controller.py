@@ -53,6 +53,9 @@ strategies:
   patient:
     waves: [{pins: [cam-1], bake: 1h}, {fraction: 100%}]
     deadlines: {activation: 2s, progress: 20s}
+  lasting:
+    waves: [{pins: [cam-1]}, {fraction: 100%, bake: 1h}]
+    deadlines: {activation: 2s, progress: 20s}
   all:
     waves: [{fraction: 100%}]
     probe: {seconds: 1s}
@@ -161,12 +164,12 @@ def test_a_bad_release_stops_at_the_canary_and_is_reverted(bed: Bed) -> None:
     assert bed.running == {"shapes@1"}
 
 
+@on_nats
 def test_an_abort_takes_treated_devices_back(bed: Bed) -> None:
     bed.join(*DEVICES)
     bed.roll_out(1)
-    bed.puppets["cam-2"].faults.seconds = 0.0
-    name = bed.controller.start_rollout(bed.release(2), selector="role=door", strategy="canary")
-    bed.drive_until(name, lambda status: status.wave == 1)
+    name = bed.controller.start_rollout(bed.release(2), selector="role=door", strategy="lasting")
+    bed.drive_until(name, lambda status: status.counts.get("healthy") == len(DEVICES))
 
     bed.controller.abort(name)
     status = bed.drive(name)
@@ -178,7 +181,7 @@ def test_an_abort_takes_treated_devices_back(bed: Bed) -> None:
 @on_nats
 def test_the_first_rollout_of_all_can_be_aborted_with_nothing_to_go_back_to(bed: Bed) -> None:
     bed.join(*DEVICES)
-    name = bed.controller.start_rollout(bed.release(1), selector="role=door", strategy="canary")
+    name = bed.controller.start_rollout(bed.release(1), selector="role=door", strategy="patient")
     bed.drive_until(name, lambda status: status.counts.get("healthy", 0) >= 1)
 
     bed.controller.abort(name)
