@@ -47,25 +47,25 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
-	@echo "Making a virtual environment in .venv"
+	@echo "Making a virtual environment in .venv" >&2
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
 	  echo "expected python3 with its venv module (Debian: apt install python3-venv)" >&2; exit 1; }
 
 # A stamp is older than pyproject.toml when what is installed may be out of date.
 .venv/.demo: pyproject.toml | .venv/bin/python
-	@echo "Installing imxfleet with its controller and simulated camera (a minute or two, once)"
+	@echo "Installing imxfleet with its controller and simulated camera (a minute or two, once)" >&2
 	@$(PIP) install --editable '.[controller,sim]'
 	@touch $@
 
 .venv/.dev: pyproject.toml | .venv/bin/python
-	@echo "Installing imxfleet with its tools for development (a minute or two, once)"
+	@echo "Installing imxfleet with its tools for development (a minute or two, once)" >&2
 	@$(PIP) install --editable '.[dev]'
 	@touch .venv/.demo $@
 
 .venv/.export: pyproject.toml | .venv/bin/python
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13) and \
 	  "expected Python 3.11 or 3.12: there is no newer build of the converter. Then: make clean export PYTHON=python3.12")'
-	@echo "Installing torch, then Ultralytics and Sony's tools (several gigabytes, once)"
+	@echo "Installing torch, then Ultralytics and Sony's tools (several gigabytes, once)" >&2
 	@$(PIP) install $(TORCH)
 	@$(PIP) install --editable '.[export,dev]'
 	@touch .venv/.demo .venv/.dev $@
