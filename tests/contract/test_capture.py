@@ -26,7 +26,8 @@ from shared.topics import Topics
 from tests.contract.contract import Contract, read_contract
 from tests.fleet import RunningAgent, make_release
 
-TIMING = Timing(heartbeat_seconds=2.0, silence_seconds_min=20.0, tick_seconds=0.05)
+# A busy machine must not make a device late: what is judged here are messages.
+TIMING = Timing(heartbeat_seconds=2.0, silence_seconds_min=120.0)
 FLEET_YAML = """
 version: 1
 fleet: testbed
@@ -37,10 +38,10 @@ strategies:
   canary:
     waves: [{pins: [cam-1], bake: 1s}, {fraction: 100%}]
     probe: {seconds: 2s}
-    deadlines: {activation: 20s, progress: 40s}
+    deadlines: {activation: 2m, progress: 2m}
 """
 TOPICS = Topics("testbed")
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def roll_out(controller: Controller, version: int, *, runs_as: str | None = None
     name = controller.start_rollout(made.name, selector="*", strategy="canary")
     status = controller.drive(name, timeout_seconds=PATIENCE_SECONDS)
     assert status is not None
-    assert status.state == ("completed" if runs_as is None else "aborted")
+    assert status.state == ("completed" if runs_as is None else "aborted"), status
 
 
 def ask(ear: Ear, verb: str, **wish: int) -> None:
