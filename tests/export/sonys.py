@@ -89,7 +89,20 @@ class Classifier(torch.nn.Module):
         return self.last(features).softmax(1)
 
 
-def exported(model: Detector | Classifier, folder: Path) -> Path:
+class Odd(torch.nn.Module):
+    """What the sensor cannot do: a running sum."""
+
+    task = "classify"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 4, 3, 2, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.cumsum(self.first(images), 2)
+
+
+def exported(model: Detector | Classifier | Odd, folder: Path) -> Path:
     """Quantise and write a network with the exporter's own functions."""
     pictures = torch.rand(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
 
