@@ -169,6 +169,11 @@ class CameraShell:
         )
 
     @property
+    def is_behind(self) -> bool:
+        """Say whether its journal lacks what the plan says: not looked at, or not yet written."""
+        return self.is_dirty or bool(self._waiting)
+
+    @property
     def is_on_trial(self) -> bool:
         """Say whether no other camera may start now."""
         is_starting = self.running is not None and not self.running.is_steady

@@ -558,7 +558,7 @@ class Agent:
         bundle, identity = self._trust.bundle, self._trust.identity
         plan = () if bundle is None else bundle.plan
         listed = {} if bundle is None else bundle.listed
-        is_read = not any(shell.is_dirty for shell in self._cameras.values())
+        is_read = not any(shell.is_behind for shell in self._cameras.values())
         return Reported(
             at=time_text(host.utc_now()),
             clock="synced" if self._utc_now(now) is not None else "unsynced",

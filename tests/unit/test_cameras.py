@@ -1,5 +1,6 @@
 """One camera's shell, with a stand-in for its child."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from agent import journal as durable
@@ -9,9 +10,10 @@ from agent.health import Expected, Gate
 from agent.journal import JournalFile, LastStart
 from agent.preparing import Surroundings
 from agent.slots import Slots
+from agent.steps import Journal, Looked
 from agent.telemetry import telemetry
 from agent.watch import BOOT_LOOP_SECONDS
-from shared.assignment import Camera, Slot
+from shared.assignment import Action, Camera, Entry, Slot, parse_selector
 from shared.topics import Topics
 
 SLOT = Slot("tiny@1", "a" * 64, frozenset())
@@ -67,3 +69,32 @@ def test_a_full_disk_does_not_keep_a_camera_from_its_ticks(tmp_path: Path) -> No
     shell.ticked(now + PERSIST_AGAIN_SECONDS)
     shell.ticked(now + PERSIST_AGAIN_SECONDS)
     assert not journal.saved.last_starts  # It ran so long that no hang is blamed on its start.
+
+
+def test_a_plan_is_not_read_before_its_reverts_are_written(tmp_path: Path) -> None:
+    shell = running(JournalFile(tmp_path), tmp_path)
+    slot = replace(SLOT, owners=frozenset({("r-1", 1)}))
+    shell.journal = Journal(active=slot, is_running=True)
+    everybody = parse_selector("*")
+    revert = Entry(
+        "r-1",
+        1,
+        Action.REVERT,
+        slot.release,
+        slot.manifest_sha256,
+        everybody,
+        frozenset(),
+        "r-1",
+        0,
+    )
+    no_room = tmp_path / "journal.json.part"
+    no_room.mkdir()
+
+    shell.look(Looked((revert,), {slot.release: slot.manifest_sha256}), now=0.0)
+
+    assert not shell.is_dirty
+    assert shell.is_behind
+    no_room.rmdir()
+    shell.ticked(PERSIST_AGAIN_SECONDS)
+    assert not shell.is_behind
+    assert shell.journal.active == replace(slot, owners=frozenset())
