@@ -88,6 +88,15 @@ def test_an_oracle_notices_a_broken_machine(
     assert oracle.value in said
 
 
+def test_the_page_names_every_oracle_with_a_machine_that_shows_it() -> None:
+    page = (mutants.ROOT / "docs" / "simulation.md").read_text()
+    rows = {f"| {oracle.value} | {claim} |" for claim, _, oracle in KILLED}
+
+    named = {line for line in page.splitlines() if line.startswith(("| harm: ", "| stands: "))}
+    assert named <= rows
+    assert len(named) == len(Violation)
+
+
 @pytest.mark.parametrize("scene", sorted(set(mutants.SCENES.values())))
 def test_a_written_history_objects_to_no_sound_machine(scene: str) -> None:
     assert mutants.scene_violations(None, scene) == "SURVIVED"
