@@ -113,7 +113,9 @@ def _export(
     batches = batches_of(
         dataset,
         images=chain.request.calibration_images,
-        told=lambda *taken: chain.tell(Progress("quantise", *taken, "calibration pictures")),
+        told=lambda done, total: chain.tell(
+            Progress("quantise", done, total, "calibration pictures")
+        ),
     )
     name = _name(chain, batches)
     network = chain.folder / f"{name}.onnx"
