@@ -11,13 +11,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from hashlib import sha256
+from pathlib import Path
 from typing import Protocol
 
-from agent.camera.packer import package, packer_version
+from agent.camera.packer import package
 from agent.camera.wire import Kind
 from agent.health import refusal
 from agent.slots import DamagedError, Slots
+from agent.slots import staged_name as staged_name  # noqa: PLC0414 - also from here
 from agent.steps import (
     Cause,
     Event,
@@ -61,6 +62,14 @@ class Packaged:
     error: str | None
 
 
+class Pack(Protocol):
+    """What makes a sensor's package of a network, in a new folder."""
+
+    def __call__(self, network: Path, folder: Path, *, color: str) -> Path:
+        """Return the package's path, or raise CameraError."""
+        ...
+
+
 class Aim(Enum):
     """What is being done for the release."""
 
@@ -79,6 +88,7 @@ class Surroundings:
     slots: Slots
     supports: Callable[[Manifest], bool]
     put: Callable[[Packaged], None]
+    pack: Pack = package
 
 
 class Preparation:
@@ -160,7 +170,7 @@ class Preparation:
             return self._attempt(now)
         except DamagedError as error:
             logger.warning("camera %d: %s; fetched again", self.camera, error)
-            return self._ask(now)
+            return self._ask_again(now)
         except RefusedError as error:
             self.cancel()
             return (self._rejected(Cause.TRUST, error.code, error.text),)
@@ -219,14 +229,15 @@ class Preparation:
     def _arrived(self, now: float) -> tuple[Event, ...]:
         self._is_asking = False
         if self._is_manifest_only:
-            return self._go_on_after_manifest(now)
+            return self._ask_again(now)
         events = self._noticed(None)
         if self._aim is Aim.FETCH:
             self._aim = Aim.DONE
             return (*events, Fetched(self.slot.manifest_sha256))
         return (*events, *self._go_on(now))
 
-    def _go_on_after_manifest(self, now: float) -> tuple[Event, ...]:
+    def _ask_again(self, now: float) -> tuple[Event, ...]:
+        """Ask for what is missing now: with a manifest, or without one that was damaged."""
         try:
             return self._ask(now)
         except RefusedError as error:
@@ -255,21 +266,22 @@ class Preparation:
         if self.kind == "simulated" or network is None or manifest.file("rpk") is not None:
             self._aim = Aim.DONE
             return (Staged(digest),)
-        target = self._around.slots.staged / staged_name(manifest)
-        if (target / "network.rpk").exists():
+        slots = self._around.slots
+        if slots.staged_rpk(manifest).exists():
             self._aim = Aim.DONE
             return (Staged(digest),)
-        making = target.with_name(target.name + ".making")
-        shutil.rmtree(making, ignore_errors=True)
-        source = self._around.slots.files_of(digest) / network.name
+        making = slots.new_staging(manifest, network)
+        source = slots.files_of(digest) / network.name
 
         def pack() -> None:
             error = None
             try:
-                package(source, making, color=manifest.input.color)
-                making.rename(target)
+                rpk = self._around.pack(source, making, color=manifest.input.color)
+                slots.keep_staged(rpk, manifest)
             except (CameraError, OSError) as failure:
                 error = str(failure)
+            finally:
+                shutil.rmtree(making, ignore_errors=True)
             self._around.put(Packaged(self.camera, digest, error))
 
         threading.Thread(target=pack, name=f"packer-{self.camera}", daemon=True).start()
@@ -299,10 +311,3 @@ class Preparation:
 
     def _rejected(self, cause: Cause, code: str, text: str) -> Rejected:
         return Rejected(self.slot.manifest_sha256, cause, code, text)
-
-
-def staged_name(manifest: Manifest) -> str:
-    """Return the folder's name of a packaged network: by content, packer and colour order."""
-    network = manifest.file("network")
-    key = f"{network.sha256 if network else ''}\n{packer_version()}\n{manifest.input.color}"
-    return sha256(key.encode()).hexdigest()

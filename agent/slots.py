@@ -17,13 +17,16 @@ import logging
 import os
 import shutil
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 
+from agent.camera.packer import RPK_NAME, packer_version
 from shared.decode.labels import LABELS_BYTES, read_labels
 from shared.errors import FleetError, RefusedError, StorageError, UntrustedError
-from shared.files import read_bounded, write_atomically
+from shared.files import read_bounded, sync_folder, write_atomically
 from shared.limits import BLOCK_BYTES, MANIFEST_BYTES
 from shared.messages import decode
 from shared.release import File, Manifest, block_lengths, open_manifest
@@ -32,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 BUDGET_BYTES = 1024 * 1024 * 1024  # Four cameras with three releases of 48 MiB, and room.
 RESERVE_BYTES = 8 * 1024 * 1024  # Of the disk: journals and bundle, each beside its old self.
+PACKAGE_FACTOR = 3  # What a packer writes beside a network, its scratch files among it.
 _MAKING = ".making"
 
 
@@ -165,6 +169,31 @@ class Slots:
         folder = self.files_of(manifest_sha256)
         return all(_has_hash(folder / file.name, file) for file in manifest.files_for(kind))
 
+    def staged_rpk(self, manifest: Manifest) -> Path:
+        """Return where the package of an assembled release is, once there is one."""
+        return self.staged / staged_name(manifest) / RPK_NAME
+
+    def new_staging(self, manifest: Manifest, network: File) -> Path:
+        """Return a folder of its own for one run of the packer, not yet made.
+
+        Two cameras of a device package the same network at the same time, and a run that nobody
+        waits for any more goes on beside the next.
+
+        Raises:
+            StorageError: The disk or the budget has no room for what it makes.
+        """
+        self._reserve(PACKAGE_FACTOR * network.bytes)
+        return self.staged / f"{staged_name(manifest)}.{token_hex(4)}{_MAKING}"
+
+    def keep_staged(self, rpk: Path, manifest: Manifest) -> None:
+        """Keep what a packer made, whole and on disk; from any thread. May raise OSError."""
+        target = self.staged_rpk(manifest)
+        with rpk.open("rb") as made:
+            os.fsync(made.fileno())
+        target.parent.mkdir(exist_ok=True)
+        rpk.replace(target)
+        sync_folder(target.parent)
+
     def discard(self, manifest_sha256: str) -> None:
         """Remove a release whose files were found changed, so that it is fetched again."""
         self._forget(manifest_sha256)
@@ -172,10 +201,12 @@ class Slots:
 
     def collect(self, *, needed: Collection[str]) -> None:
         """Remove all that the manifests named by slots do not need."""
-        for folder in self._releases.iterdir():
-            if folder.name not in needed:
-                logger.info("release %s: no slot refers to it, removed", folder.name[:12])
-                self._forget(folder.name)
+        unneeded = [folder for folder in self._releases.iterdir() if folder.name not in needed]
+        for folder in unneeded:
+            logger.info("release %s: no slot refers to it, removed", folder.name[:12])
+            self._forget(folder.name)
+        if unneeded:
+            self._collect_staged()
         kept = set(needed)
         for digest in needed:
             kept.update(self._blocks_of(digest))
@@ -183,6 +214,13 @@ class Slots:
             if path.name not in kept:
                 path.unlink(missing_ok=True)
         self._used_bytes = self._count_bytes()
+
+    def _collect_staged(self) -> None:
+        """Remove the packages of releases that are not here; what a packer is making stays."""
+        kept = {staged_name(manifest) for manifest in self._manifests.values()}
+        for folder in self.staged.iterdir():
+            if folder.name not in kept and not folder.name.endswith(_MAKING):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _blocks_of(self, manifest_sha256: str) -> tuple[str, ...]:
         """Return the blocks of a manifest in the making."""
@@ -209,7 +247,7 @@ class Slots:
         target = self._releases / manifest_sha256
         shutil.rmtree(target, ignore_errors=True)
         making.rename(target)
-        _sync_folder(self._releases)
+        sync_folder(self._releases)
 
     def _manifest_bytes_anywhere(self, manifest_sha256: str) -> bytes:
         assembled = self._releases / manifest_sha256 / "manifest"
@@ -252,8 +290,8 @@ class Slots:
         folder = self.files_of(manifest_sha256)
         for file in manifest.files:
             if (folder / file.name).exists():
-                for number, digest in enumerate(file.blocks):
-                    length = block_lengths(file.bytes)[number]
+                lengths = block_lengths(file.bytes)
+                for number, (digest, length) in enumerate(zip(file.blocks, lengths, strict=True)):
                     self._places[digest] = _Place(folder / file.name, number * BLOCK_BYTES, length)
 
     def _forget(self, manifest_sha256: str) -> None:
@@ -286,9 +324,21 @@ class Slots:
             )
 
     def _count_bytes(self) -> int:
-        folders = (self._blocks, self._releases, self.staged)
-        files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
-        return sum(path.stat().st_size for path in files)
+        """Return what our files take; a packer's come and go meanwhile."""
+        used_bytes = 0
+        for top in (self._blocks, self._releases, self.staged):
+            for folder, _, names in os.walk(top):
+                for name in names:
+                    with suppress(FileNotFoundError):
+                        used_bytes += os.lstat(Path(folder, name)).st_size
+        return used_bytes
+
+
+def staged_name(manifest: Manifest) -> str:
+    """Return the folder's name of a packaged network: by content, packer and colour order."""
+    network = manifest.file("network")
+    key = f"{network.sha256 if network else ''}\n{packer_version()}\n{manifest.input.color}"
+    return sha256(key.encode()).hexdigest()
 
 
 def _unnamed(data: bytes, manifest_sha256: str) -> Manifest:
@@ -304,11 +354,3 @@ def _has_hash(path: Path, file: File) -> bool:
         return sha256(path.read_bytes()).hexdigest() == file.sha256
     except OSError:
         return False
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
