@@ -117,5 +117,11 @@ def test_a_mutant_changes_exactly_one_place(claim: str) -> None:
     assert (mutants.ROOT / mutant.file).read_text().count(mutant.old) == 1
 
 
+def test_every_mutant_has_somebody_who_notices_it() -> None:
+    shown = {claim for claim, _, _ in KILLED}
+
+    assert shown | mutants.UNIT.keys() | mutants.EQUIVALENT_ALONE == MUTANTS.keys()
+
+
 def test_every_claim_that_a_unit_test_proves_is_a_mutant() -> None:
     assert mutants.UNIT.keys() | mutants.SCENES.keys() | mutants.EQUIVALENT_ALONE <= MUTANTS.keys()

@@ -419,3 +419,24 @@ def test_what_stalls_again_with_nothing_earlier_does_not_reboot_the_device_for_e
     again = play(runs_b, Failed(), Booted(), Passed())
     assert again.is_running
     assert effects_of(again, Failed()) == [Persist, Stop]
+
+
+def unproven_b() -> Journal:
+    """Return a camera that runs the release that the plan names, but failed it once."""
+    ended = {("r-0", 1): Ended(Phase.ROLLED_BACK, Cause.UNKNOWN)}
+    active = Slot("b@1", "sha-b", frozenset({("r-0", 1)}))
+    return Journal(active=active, previous=A_SLOT, is_running=True, ended=ended)
+
+
+def test_a_release_is_no_control_experiment_for_itself() -> None:
+    failed = play(unproven_b(), *TRIAL, Failed())
+
+    assert (failed.phase, failed.restoring) == (Phase.BROKEN, None)
+    assert failed.ended[B_TRY] == Ended(Phase.BROKEN, Cause.UNKNOWN, "failed", "")
+
+
+def test_a_release_is_not_its_own_predecessor() -> None:
+    proven = play(unproven_b(), *COMMITTED)
+
+    assert proven.active is not None
+    assert (proven.active.release, proven.previous) == ("b@1", None)
