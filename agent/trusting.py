@@ -53,8 +53,8 @@ class Trust:
         except RefusedError as error:
             self.refused_trust = _refused("bundle", error)
             return False
-        self.bundle, self.refused_trust = bundle, None
         self._journal.change(lambda saved: _with_floor(saved, bundle))
+        self.bundle, self.refused_trust = bundle, None  # Not before: who asks again must get True.
         logger.info("plan %d accepted: %d entries", bundle.version, len(bundle.plan))
         return True
 

@@ -1,11 +1,13 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from tuf.api.metadata import Snapshot, Timestamp
 
 from agent.journal import JournalFile
 from agent.trusting import Trust
 from shared.card import Broker, Card
+from shared.errors import StorageError
 from tests.making import FLEET, Site, bundle_of, forged
 
 FAST_FORWARD = 10**9
@@ -59,3 +61,23 @@ def test_a_trust_journal_older_than_its_floor_is_not_believed(tmp_path: Path) ->
     assert again.refused_trust is not None
     assert not again.accept(first, NOW)
     assert again.accept(second, NOW)
+
+
+def test_a_bundle_whose_floor_no_disk_could_take_is_news_when_it_comes_again(
+    tmp_path: Path,
+) -> None:
+    site = Site.make(now=NOW - timedelta(hours=1))
+    first, second = site.plan(), site.plan()
+    trust = opened(site, tmp_path)
+    assert trust.accept(first, NOW)
+    in_the_way = tmp_path / "journal.previous.spare"
+    in_the_way.mkdir()  # The bundle can be written, the journal cannot.
+    with pytest.raises(StorageError):
+        trust.accept(second, NOW)
+    assert trust.bundle is not None
+    assert trust.bundle.data == first
+
+    in_the_way.rmdir()
+
+    assert trust.accept(second, NOW)
+    assert trust.bundle.data == second
