@@ -386,7 +386,8 @@ class RunningAgent:
         assert self.process is not None
         if self.is_alive:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+            self.process.send_signal(signal.SIGCONT)  # Where a test stopped it.
+        return self.process.wait(PATIENCE_SECONDS)
 
     def wait_said(self, text: str, times: int = 1) -> None:
         """Wait until its log says something so many times."""

@@ -32,11 +32,11 @@ strategies:
     deadlines: {activation: 60s, progress: 60s}
   hasty:
     waves: [{pins: [cam-1]}, {fraction: 100%}]
-    deadlines: {activation: 3s}
+    deadlines: {activation: 8s}
 """
 DEVICES = ("cam-1", "cam-2", "cam-3")
 ENDLESS = Simulation(faults=(Fault(kind="slow_upload", release="tiny@9", value=600.0),))
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 
 
 @dataclass
@@ -160,7 +160,7 @@ def test_a_device_that_hangs_during_activation_counts_as_silent_and_not_as_offli
     """Stopped it stays connected; killed its last will says ``offline``."""
     first = site.drive(site.start(site.release(1)))
     assert first.is_healthy, first
-    site.controller._timing = replace(TIMING, silence_seconds_min=6.0)
+    site.controller._timing = replace(TIMING, silence_seconds_min=8.0)
     name = site.start(site.release(9), "hasty")
     agent = site.agents["cam-1"]
     hung: list[str] = []

@@ -161,7 +161,7 @@ def until_noted(bed: Bed, note: str) -> DeviceStatus:
 
 
 def test_a_broker_killed_during_a_rollout_and_restarted_empty_is_only_a_delay(
-    bed: Bed, house: BrokerHouse, tmp_path: Path
+    bed: Bed, house: BrokerHouse, tmp_path: Path, make_client: MakeClient
 ) -> None:
     bed.join(*DEVICES)
     bed.roll_out(1)
@@ -182,6 +182,10 @@ def test_a_broker_killed_during_a_rollout_and_restarted_empty_is_only_a_delay(
     assert status is not None
     assert (status.state, status.is_healthy) == ("completed", True)
     assert bed.running == {"shapes@2"}
+    late = make_client(bed.broker.url, "late")
+    for block in make_release("shapes", 2)[0].files[0].blocks:
+        late.bus.subscribe(TOPICS.block(block))
+        late.message(topic=TOPICS.block(block))
 
 
 @pytest.mark.parametrize("house", ["mosquitto"], indirect=True)  # NATS hangs up: test_publisher.
