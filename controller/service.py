@@ -9,7 +9,8 @@ two ``fleetctl`` at once are one driver and one watcher.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,7 +55,7 @@ from controller.status import (
     RolloutStatus,
 )
 from controller.steering import Site, obey
-from controller.store import Intention, Record, Store
+from controller.store import Intention, Record, ReleaseRow, Store
 from controller.strategies import Strategy, refuse_unsupported
 from shared.card import Broker as CardBroker
 from shared.card import Card
@@ -247,7 +248,7 @@ class Controller:
 
     def list_releases(self) -> tuple[ReleaseStatus, ...]:
         """Return all releases of the store, oldest first."""
-        return tuple(self._release(release) for release, *_ in self._store.releases())
+        return self._statuses(self._store.releases())
 
     def show_release(self, release: str) -> tuple[ReleaseStatus, Manifest]:
         """Return one release with its manifest."""
@@ -397,20 +398,31 @@ class Controller:
         return digest
 
     def _release(self, release: str) -> ReleaseStatus:
-        row = next(row for row in self._store.releases() if row[0] == release)
-        _, digest, _, imported_at = row
-        manifest = msgspec.json.decode(self._store.blob(digest), type=Manifest)
+        (status,) = self._statuses(row for row in self._store.releases() if row[0] == release)
+        return status
+
+    def _statuses(self, rows: Iterable[ReleaseRow]) -> tuple[ReleaseStatus, ...]:
+        """Return how releases look; what the whole fleet runs is read once for all of them."""
+        listed = read_repository(self._store).listed
         reports = (known.report for known in self._store.known(Known).values())
-        running = (c.release for r in reports if r is not None for c in r.cameras.values())
+        cameras = (c for report in reports if report is not None for c in report.cameras.values())
+        running = Counter(camera.release for camera in cameras)
+        return tuple(self._release_status(row, listed, running) for row in rows)
+
+    def _release_status(
+        self, row: ReleaseRow, listed: Mapping[str, str], running: Mapping[str | None, int]
+    ) -> ReleaseStatus:
+        release, digest, _, imported_at = row
+        manifest = msgspec.json.decode(self._store.blob(digest), type=Manifest)
         return ReleaseStatus(
             release=release,
             task=manifest.task,
-            is_signed=read_repository(self._store).listed.get(release) == digest,
+            is_signed=listed.get(release) == digest,
             manifest_sha256=digest,
             files=len(manifest.files),
             bytes=sum(file.bytes for file in manifest.files),
             imported_at=imported_at,
-            running_on=sum(name == release for name in running),
+            running_on=running.get(release, 0),
         )
 
     def _strategy(self, name: str | None) -> Strategy:

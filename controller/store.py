@@ -47,6 +47,7 @@ CREATE TABLE IF NOT EXISTS lease (id INTEGER PRIMARY KEY CHECK (id = 1), holder 
     host TEXT NOT NULL, pid INTEGER NOT NULL, renewed REAL NOT NULL, is_held INTEGER NOT NULL);
 """
 Document = TypeVar("Document")
+ReleaseRow = tuple[str, str, bool, datetime]  # Name, manifest's hash, signed, imported at.
 
 
 class LeaseLostError(StorageError):
@@ -124,11 +125,13 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._blobs = folder / "blobs"
         self._blobs.mkdir(exist_ok=True, mode=0o700)
-        self._database = sqlite3.connect(
-            folder / "store.sqlite", timeout=BUSY_SECONDS, isolation_level=None
-        )
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=FULL")
+        self._path = folder / "store.sqlite"
+        try:
+            self._database = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+        except sqlite3.Error as error:
+            raise StorageError(f"cannot open {self._path}: {error}") from error
+        self._execute("PRAGMA journal_mode=WAL")
+        self._execute("PRAGMA synchronous=FULL")
         self._migrate()
 
     def close(self) -> None:
@@ -136,42 +139,50 @@ class Store:
         self._database.close()
 
     def _migrate(self) -> None:
-        (found,) = self._database.execute("PRAGMA user_version").fetchone()
+        (found,) = self._execute("PRAGMA user_version").fetchone()
         if found not in {0, SCHEMA_VERSION}:
             raise StorageError(f"expected a store of version {SCHEMA_VERSION}, got {found}")
-        self._database.executescript(_SCHEMA)
-        self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        if found == 0:  # Else nothing is written: whoever only looks disturbs no driver.
+            for statement in _SCHEMA.split(";"):
+                self._execute(statement)
+            self._execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     @contextmanager
     def transaction(self, holder: str | None = None) -> Iterator[None]:
         """Do all of it or nothing; with a holder, only while the lease is theirs."""
-        try:
-            self._database.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            raise StorageError(f"the store is busy: {error}") from error
+        self._execute("BEGIN IMMEDIATE")
         try:
             self._check_lease(holder)
             yield
+            self._execute("COMMIT")
         except BaseException:
-            self._database.execute("ROLLBACK")
+            if self._database.in_transaction:  # SQLite ends some by itself, e.g. on a full disk.
+                self._execute("ROLLBACK")
             raise
-        self._database.execute("COMMIT")
 
     def version_seen(self) -> int:
         """Return a number that changes when another process has written."""
-        (version,) = self._database.execute("PRAGMA data_version").fetchone()
+        (version,) = self._execute("PRAGMA data_version").fetchone()
         return int(version)
+
+    def _execute(
+        self, statement: str, values: Sequence[str | bytes | float] = ()
+    ) -> sqlite3.Cursor:
+        try:
+            return self._database.execute(statement, values)
+        except sqlite3.Error as error:  # Busy, full, read-only, damaged.
+            raise StorageError(f"cannot use {self._path}: {error}") from error
 
     # Single documents.
 
     def get(self, key: str, kind: type[Document]) -> Document | None:
         """Return a document by its key."""
-        row = self._database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        row = self._execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else _decode(row[0], kind)
 
     def put(self, key: str, document: object) -> None:
         """Keep a document."""
-        self._database.execute(
+        self._execute(
             "INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, msgspec.json.encode(document))
         )
 
@@ -204,7 +215,7 @@ class Store:
             self._write_blob(content)
         self._write_blob(data)
         with self.transaction():
-            self._database.execute(
+            self._execute(
                 "INSERT OR IGNORE INTO releases VALUES (?, ?, 0, ?)",
                 (manifest.release, digest, now),
             )
@@ -216,17 +227,17 @@ class Store:
                     start += BLOCK_BYTES
 
     def _index(self, block: str, file: str, start: int, size: int) -> None:
-        self._database.execute(
+        self._execute(
             "INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?)", (block, file, start, size)
         )
 
     def sign(self, release: str) -> None:
         """Note that a release is signed; within a transaction with the repository."""
-        self._database.execute("UPDATE releases SET is_signed = 1 WHERE release = ?", (release,))
+        self._execute("UPDATE releases SET is_signed = 1 WHERE release = ?", (release,))
 
-    def releases(self) -> tuple[tuple[str, str, bool, datetime], ...]:
+    def releases(self) -> tuple[ReleaseRow, ...]:
         """Return name, manifest's hash, signed or not, and time of import of every release."""
-        rows = self._database.execute("SELECT * FROM releases ORDER BY imported_at, release")
+        rows = self._execute("SELECT * FROM releases ORDER BY imported_at, release")
         return tuple(
             (release, digest, bool(is_signed), datetime.fromtimestamp(at, UTC))
             for release, digest, is_signed, at in rows
@@ -234,9 +245,7 @@ class Store:
 
     def manifest_sha256(self, release: str) -> str | None:
         """Return the hash of a release's manifest."""
-        row = self._database.execute(
-            "SELECT sha256 FROM releases WHERE release = ?", (release,)
-        ).fetchone()
+        row = self._execute("SELECT sha256 FROM releases WHERE release = ?", (release,)).fetchone()
         return None if row is None else str(row[0])
 
     def blob(self, digest: str) -> bytes:
@@ -254,13 +263,10 @@ class Store:
 
     def block(self, digest: str) -> bytes:
         """Return one block of a file, or a manifest, its bytes hashed."""
-        row = self._database.execute(
-            "SELECT file, start FROM blocks WHERE sha256 = ?", (digest,)
-        ).fetchone()
+        row = self._execute("SELECT file, start FROM blocks WHERE sha256 = ?", (digest,)).fetchone()
         if row is None:
             raise StorageError(f"block {digest[:12]} belongs to no release of the store")
-        data = read_bounded(self._blobs / row[0], FILE_BYTES) or b""
-        block = data[row[1] : row[1] + BLOCK_BYTES]
+        block = _read_part(self._blobs / row[0], start=row[1])
         if sha256(block).hexdigest() != digest:
             raise StorageError(
                 f"block {digest[:12]} is missing or changed; import its release again"
@@ -276,12 +282,12 @@ class Store:
 
     def next_rollout(self) -> str:
         """Return the id of a new rollout; within a transaction."""
-        row = self._database.execute("SELECT COALESCE(MAX(number), 0) + 1 FROM rollouts").fetchone()
+        row = self._execute("SELECT COALESCE(MAX(number), 0) + 1 FROM rollouts").fetchone()
         return f"r-{row[0]}"
 
     def save(self, record: Record) -> None:
         """Keep a rollout."""
-        self._database.execute(
+        self._execute(
             "INSERT INTO rollouts (number, rollout, name, record) VALUES (?, ?, ?, ?)"
             " ON CONFLICT (rollout) DO UPDATE SET record = excluded.record",
             (
@@ -294,14 +300,14 @@ class Store:
 
     def save_status(self, status: RolloutStatus) -> None:
         """Keep how a rollout looks, for whoever watches from another process."""
-        self._database.execute(
+        self._execute(
             "UPDATE rollouts SET status = ? WHERE rollout = ?",
             (msgspec.json.encode(status), status.rollout),
         )
 
     def records(self) -> tuple[Record, ...]:
         """Return all rollouts, newest first."""
-        rows = self._database.execute("SELECT record FROM rollouts ORDER BY number DESC")
+        rows = self._execute("SELECT record FROM rollouts ORDER BY number DESC")
         return tuple(_decode(row[0], Record) for row in rows)
 
     def record(self, name: str) -> Record:
@@ -310,7 +316,7 @@ class Store:
         Raises:
             OperatorError: There is none.
         """
-        row = self._database.execute(
+        row = self._execute(
             "SELECT record FROM rollouts WHERE rollout = ?1 OR name = ?1"
             " ORDER BY rollout = ?1 DESC, number DESC LIMIT 1",
             (name,),
@@ -321,21 +327,19 @@ class Store:
 
     def status(self, rollout: str) -> RolloutStatus | None:
         """Return how a rollout looked when its driver last said so."""
-        row = self._database.execute(
-            "SELECT status FROM rollouts WHERE rollout = ?", (rollout,)
-        ).fetchone()
+        row = self._execute("SELECT status FROM rollouts WHERE rollout = ?", (rollout,)).fetchone()
         return None if row is None or row[0] is None else _decode(row[0], RolloutStatus)
 
     def intend(self, verb: str, rollout: str, **arguments: object) -> None:
         """Leave a wish for the holder of the lease."""
-        self._database.execute(
+        self._execute(
             "INSERT INTO intentions (verb, rollout, arguments) VALUES (?, ?, ?)",
             (verb, rollout, msgspec.json.encode(arguments)),
         )
 
     def intentions(self) -> tuple[Intention, ...]:
         """Return what nobody has acted on yet, oldest first."""
-        rows = self._database.execute("SELECT * FROM intentions ORDER BY id")
+        rows = self._execute("SELECT * FROM intentions ORDER BY id")
         return tuple(
             Intention(number, verb, rollout, _decode(arguments, dict[str, object]))
             for number, verb, rollout, arguments in rows
@@ -343,42 +347,38 @@ class Store:
 
     def forget(self, intention: Intention) -> None:
         """Take a wish off the list."""
-        self._database.execute("DELETE FROM intentions WHERE id = ?", (intention.id,))
+        self._execute("DELETE FROM intentions WHERE id = ?", (intention.id,))
 
     # Devices.
 
     def save_identity(self, device: str, version: int, payload: bytes, envelope: bytes) -> None:
         """Keep a signed identity."""
-        self._database.execute(
+        self._execute(
             "INSERT OR REPLACE INTO identities VALUES (?, ?, ?, ?)",
             (device, version, payload, envelope),
         )
 
     def identities(self) -> dict[str, tuple[int, bytes, bytes]]:
         """Return version, payload and envelope by device."""
-        rows = self._database.execute("SELECT * FROM identities ORDER BY device")
+        rows = self._execute("SELECT * FROM identities ORDER BY device")
         return {device: (version, payload, data) for device, version, payload, data in rows}
 
     def save_known(self, device: str, known: object) -> None:
         """Keep what was last heard of a device."""
-        self._database.execute(
+        self._execute(
             "INSERT OR REPLACE INTO reports VALUES (?, ?)", (device, msgspec.json.encode(known))
         )
 
     def known(self, kind: type[Document]) -> dict[str, Document]:
         """Return what was last heard of each device."""
-        rows: Sequence[tuple[str, bytes]] = self._database.execute(
-            "SELECT * FROM reports"
-        ).fetchall()
+        rows: Sequence[tuple[str, bytes]] = self._execute("SELECT * FROM reports").fetchall()
         return {device: _decode(data, kind) for device, data in rows}
 
     # The lease.
 
     def lease(self) -> Lease | None:
         """Return who drives, or drove last."""
-        row = self._database.execute(
-            "SELECT holder, host, pid, renewed, is_held FROM lease"
-        ).fetchone()
+        row = self._execute("SELECT holder, host, pid, renewed, is_held FROM lease").fetchone()
         return None if row is None else Lease(row[0], row[1], row[2], row[3], bool(row[4]))
 
     def take_lease(self, holder: str, now: float) -> bool:
@@ -387,7 +387,7 @@ class Store:
             lease = self.lease()
             if lease is not None and lease.holder != holder and lease.is_alive(now):
                 return False
-            self._database.execute(
+            self._execute(
                 "INSERT OR REPLACE INTO lease VALUES (1, ?, ?, ?, ?, 1)",
                 (holder, socket.gethostname(), os.getpid(), now),
             )
@@ -395,7 +395,7 @@ class Store:
 
     def give_lease(self, holder: str) -> None:
         """Give the lease back, if it is theirs."""
-        self._database.execute("UPDATE lease SET is_held = 0 WHERE holder = ?", (holder,))
+        self._execute("UPDATE lease SET is_held = 0 WHERE holder = ?", (holder,))
 
     def _check_lease(self, holder: str | None) -> None:
         lease = None if holder is None else self.lease()
@@ -408,6 +408,16 @@ def _decode(data: bytes, kind: type[Document]) -> Document:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise StorageError(f"the store holds what this version cannot read: {error}") from error
+
+
+def _read_part(path: Path, *, start: int) -> bytes:
+    """Return the bytes of a block, or none where they are not to be had; the file may be long."""
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read(BLOCK_BYTES)
+    except OSError:
+        return b""
 
 
 def _is_running(pid: int) -> bool:

@@ -201,6 +201,8 @@ def test_undo_brings_back_what_ran_before(bed: Bed) -> None:
 
     assert (status.state, status.release) == ("completed", "shapes@1")
     assert bed.running == {"shapes@1"}
+    listed = {one.release: one.running_on for one in bed.controller.list_releases()}
+    assert listed == {"shapes@1": len(DEVICES), "shapes@2": 0}
     with pytest.raises(OperatorError, match="ran nothing before"):
         bed.controller.undo("r-1")
 

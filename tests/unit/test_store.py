@@ -156,6 +156,38 @@ def test_a_store_of_a_later_version_is_left_alone(store: Store, tmp_path: Path) 
         Store(tmp_path)
 
 
+def test_a_full_disk_is_said_and_leaves_nothing_of_what_was_begun(store: Store) -> None:
+    store._database.execute("PRAGMA max_page_count = 1")  # As many as there are now.
+
+    with pytest.raises(StorageError, match="full"), store.transaction():
+        _put_two(store)
+
+    assert store.get("small", int) is None
+    with store.transaction():
+        store.put("small", 2)
+    assert store.get("small", int) == 2
+
+
+def test_a_damaged_store_is_said_and_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "store.sqlite").write_bytes(b"no database at all" * 100)
+
+    with pytest.raises(StorageError, match="not a database"):
+        Store(tmp_path)
+
+
+def test_whoever_only_looks_writes_nothing(store: Store, tmp_path: Path) -> None:
+    seen = store.version_seen()
+
+    Store(tmp_path).close()
+
+    assert store.version_seen() == seen
+
+
+def _put_two(store: Store) -> None:
+    store.put("small", 1)
+    store.put("large", "x" * 1_000_000)
+
+
 def _save_and_fail(store: Store) -> None:
     store.save(record())
     raise OperatorError("something went wrong")
