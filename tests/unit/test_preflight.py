@@ -129,8 +129,9 @@ def test_a_data_file_without_pictures_is_refused(bench: Bench, document: object,
     assert why in bench.refused()
 
 
-def test_a_data_file_that_is_no_yaml_is_refused(bench: Bench) -> None:
-    bench.data.write_bytes(b"names: [\xff")
+@pytest.mark.parametrize("content", [b"names: [\xff]", b"names: [circle"])
+def test_a_data_file_that_is_no_yaml_is_refused(bench: Bench, content: bytes) -> None:
+    bench.data.write_bytes(content)
 
     assert "does not read as YAML" in bench.refused()
 
