@@ -158,8 +158,8 @@ def _check_extra() -> None:
     missing = [name for name in _EXTRA if find_spec(name) is None]
     if missing:
         raise ExportError(
-            f"the export extra is not installed (missing: {', '.join(missing)}). Run: "
-            "pip install torch==2.14.1 torchvision==0.29.1 && pip install 'imxfleet[export]'"
+            f"the export extra is not installed (missing: {', '.join(missing)}). "
+            "Run, in imxfleet's folder: make export"
         )
 
 
