@@ -8,6 +8,7 @@ and "no result" never look alike.
 """
 
 from collections import Counter
+from collections.abc import Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -19,7 +20,7 @@ from shared.messages import CameraHealth, Counts, encode, time_text
 
 COUNTS_SECONDS = 1.0
 COUNTS_LABELS_MAX = 100  # Beyond it, only the labels seen since the camera's start.
-COUNTS_BYTES = 16_384  # 100 labels of 64 characters, escaped, are below it.
+COUNTS_BYTES = 32_768  # 100 labels of 64 characters, of four bytes each, are below it.
 SLACK = 0.25  # Of a period: cameras jitter, and 5 Hz of 5 frames a second must not become 2.5.
 
 
@@ -177,7 +178,8 @@ def _count(
     objects, classes = seen
     found = Counter(o.label for o in objects or ()) or Counter(c.label for c in (classes or ())[:1])
     state = replace(state, seen_labels=state.seen_labels | found.keys())
-    counts = {label: found[label] for label in _listed(stream.labels, state.seen_labels)}
+    listed = _listed(stream.labels, found.keys(), state.seen_labels)
+    counts = {label: found[label] for label in listed}
     is_early = state.counts_at is not None and now - state.counts_at < COUNTS_SECONDS
     if counts == state.shown or is_early:
         return state, None
@@ -196,10 +198,11 @@ def _top(classes: tuple[Class, ...] | None) -> dict[str, str | float] | None:
     return {"label": classes[0].label, "score": classes[0].score} if classes else None
 
 
-def _listed(labels: tuple[str, ...], seen: frozenset[str]) -> tuple[str, ...]:
+def _listed(labels: tuple[str, ...], found: Set[str], seen: frozenset[str]) -> tuple[str, ...]:
+    """Return whose counts are told; where they are too many, what is there now comes first."""
     if len(labels) <= COUNTS_LABELS_MAX:
         return labels
-    return tuple(sorted(seen))[:COUNTS_LABELS_MAX]
+    return tuple(sorted((*sorted(found), *sorted(seen - found))[:COUNTS_LABELS_MAX]))
 
 
 def _time(at: float) -> str:

@@ -174,6 +174,33 @@ def test_more_than_a_hundred_labels_are_listed_only_once_seen() -> None:
     assert json.loads(published.counts)["counts"] == {"car": 1, "person": 0}
 
 
+def test_what_is_there_is_counted_however_many_labels_were_seen_before() -> None:
+    labels = tuple(f"label-{number:03}" for number in range(300))
+    machine = telemetry.started(state(), Stream("imagenet@1", "classify", labels))
+    for second, label in enumerate(labels):
+        machine, published = telemetry.show(machine, guess(label), 2.0 * second)
+
+    assert published.counts is not None
+    counts = json.loads(published.counts)["counts"]
+    assert counts["label-299"] == 1
+    assert len(counts) == telemetry.COUNTS_LABELS_MAX
+
+
+def test_counts_of_the_longest_labels_fit() -> None:
+    labels = tuple("\N{BRAIN}" * 61 + f"{number:03}" for number in range(100))
+    machine = telemetry.started(state(), Stream("brains@1", "classify", labels))
+
+    _, published = telemetry.show(machine, guess(labels[0]), 0.0)
+
+    assert published.counts is not None
+    assert json.loads(published.counts)["counts"].keys() == set(labels)
+
+
+def guess(label: str) -> FrameSeen:
+    classes = (Class(label=label, class_=0, score=0.9),)
+    return FrameSeen(frame=0, at=1.5, is_valid=True, dnn_ms=58.8, classes=classes)
+
+
 def test_rates_are_measured_between_two_looks() -> None:
     machine, _ = shown(state(), [frame(i) for i in range(160)], rate=16.0)
     machine = telemetry.lost(machine)
