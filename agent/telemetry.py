@@ -8,7 +8,7 @@ and "no result" never look alike.
 """
 
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -198,7 +198,9 @@ def _top(classes: tuple[Class, ...] | None) -> dict[str, str | float] | None:
     return {"label": classes[0].label, "score": classes[0].score} if classes else None
 
 
-def _listed(labels: tuple[str, ...], found: Set[str], seen: frozenset[str]) -> tuple[str, ...]:
+def _listed(
+    labels: tuple[str, ...], found: AbstractSet[str], seen: frozenset[str]
+) -> tuple[str, ...]:
     """Return whose counts are told; where they are too many, what is there now comes first."""
     if len(labels) <= COUNTS_LABELS_MAX:
         return labels
