@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 IsDone = Callable[["RolloutStatus"], bool]
 _ROLLOUT = click.argument("rollout", metavar="ROLLOUT")
 _NEWEST = click.argument("rollout", metavar="[ROLLOUT]", required=False)
-_STRATEGY = click.option("--strategy", help="A strategy of fleet.yaml. Default: one wave for all.")
+_STRATEGY = click.option(
+    "--strategy",
+    help="A strategy of fleet.yaml. Default: the only one; a tenth first, where none is.",
+)
 _OVER = click.option("--over", is_flag=True, help="Take over devices of a rollout that still runs.")
 
 
@@ -211,7 +214,7 @@ def abort(*, rollout: str, no_revert: bool, driving: Driving) -> int:
 
 @rollout.command()
 @_ROLLOUT
-@_STRATEGY
+@click.option("--strategy", help="A strategy of fleet.yaml. Default: one wave for all.")
 @_OVER
 @drives
 def undo(*, rollout: str, strategy: str | None, over: bool, driving: Driving) -> int:
