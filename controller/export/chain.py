@@ -85,9 +85,10 @@ def _load(chain: _Chain) -> YOLO:
     try:
         model = YOLO(str(chain.weights))
     except Exception as error:
+        given = chain.request.model
+        why = str(error).replace(str(chain.weights), given)  # It knows only our copy.
         raise ExportError(
-            f"{chain.request.model} does not load as a YOLO model: {error}. Only load models whose "
-            "origin you trust"
+            f"{given} does not load as a YOLO model: {why}. Only load models whose origin you trust"
         ) from error
     if model.task not in TASKS:
         raise ExportError(f"expected a model for {' or '.join(TASKS)}, got one for {model.task}")
