@@ -166,7 +166,8 @@ class Driver:
         self._topics = Topics(fleet.name)
         self._repository = read_repository(store)
         self._site = read_site(store, fleet, self._repository)
-        self._devices = dict(self._site.devices)  # Changed in place: a whole fleet reports at once.
+        # Changed in place: a whole fleet reports at once. Whom others heard we have not heard yet.
+        self._devices = disconnected(self._site.devices)
         self._versions: dict[str, int] = {}  # Of the signed identities.
         self._store_seen = -1
         self._inbox: Inbox[BusEvent] = Inbox()
@@ -361,7 +362,7 @@ class Driver:
         self._store_seen = version
         self._repository = read_repository(self._store)
         site = read_site(self._store, self._fleet, self._repository)
-        self._devices = {**site.devices, **self._devices}
+        self._devices = {**disconnected(site.devices), **self._devices}
         records = {**site.records, **ours}  # Ours are newer: their clocks are not written yet.
         self._site = replace(site, devices=self._devices, records=records)
 

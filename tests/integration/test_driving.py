@@ -7,7 +7,7 @@ from controller.status import FleetStatus
 from shared.inbox import Received
 from shared.release import encode_manifest
 from shared.topics import Topics
-from tests.integration.conftest import MakeClient
+from tests.integration.conftest import BrokerHouse, MakeClient
 from tests.integration.test_controller import (
     DEVICES,
     PATIENCE_SECONDS,
@@ -102,3 +102,22 @@ def blocks(version: int) -> set[str]:
     manifest, _ = make_release("shapes", version)
     names = {block for file in manifest.files for block in file.blocks}
     return set(map(TOPICS.block, {sha256(encode_manifest(manifest)).hexdigest(), *names}))
+
+
+@on_nats
+def test_who_is_online_by_store_and_broker_alone_is_offline_until_heard(
+    bed: Bed,  # noqa: F811
+    house: BrokerHouse,
+) -> None:
+    """A site's power fails: nobody tells that the devices have gone, and they do not come back."""
+    bed.join(*DEVICES)
+    bed.roll_out(1, "all")
+    bed.broker.kill()
+    for puppet in bed.puppets.values():
+        puppet.stop()
+    house.start_again(bed.broker)
+
+    status = bed.roll_out(2, "all")
+
+    assert (status.state, status.reason) == ("paused", "inconclusive")
+    assert status.counts == {"offline": len(DEVICES)}
