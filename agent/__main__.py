@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agent import host
 from agent.config import Options, options_of
-from agent.enroll import enroll
+from agent.enroll import claim, enroll
 from agent.journal import JournalFile, from_text
 from agent.service import AGENT_VERSION, Agent, Leaving, OwnEvent
 from agent.slots import BUDGET_BYTES
@@ -48,6 +48,7 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.card = CARD
     options = options_of(arguments)
     card = enroll(options)
+    claim(options.state)
     inbox: Inbox[OwnEvent] = Inbox()
     agent = Agent(options, card, inbox)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -5,17 +5,19 @@ of one fleet; a card of another one is refused, because journal, floors and outc
 its own. A new SD card with an old device's id is a new state directory, and so a new install.
 """
 
+import fcntl
 import logging
 import os
 from pathlib import Path
 
 from agent.config import Options
 from shared.card import Card, read_card, write_card
-from shared.errors import OperatorError
+from shared.errors import OperatorError, StorageError
 
 logger = logging.getLogger(__name__)
 
 _NAME = "card.yaml"
+_LOCK = "lock"
 
 
 def enroll(options: Options) -> Card:
@@ -36,6 +38,25 @@ def enroll(options: Options) -> Card:
         if options.wipes_card:
             wipe(options.card)
     return card
+
+
+def claim(state: Path) -> int:
+    """Take the state directory for this process, until it ends; return what holds it.
+
+    Two agents on one journal would each undo what the other wrote.
+
+    Raises:
+        OperatorError: Another agent runs on it.
+        StorageError: It cannot be locked.
+    """
+    try:
+        descriptor = os.open(state / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OperatorError(f"another fleet-agent runs on {state}; stop it first") from error
+    except OSError as error:
+        raise StorageError(f"could not lock {state}: {error.strerror}") from error
+    return descriptor
 
 
 def _read(given: Path | None, kept_path: Path) -> Card:

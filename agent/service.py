@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
-from agent import host, systemd, telemetry, watch
+from agent import host, reporting, systemd, telemetry, watch
 from agent import journal as durable
 from agent import requests as asking
 from agent.camera.process import CameraProcess
@@ -34,7 +34,7 @@ from agent.trusting import Trust
 from shared.assignment import Window
 from shared.bus import Bus
 from shared.card import Card
-from shared.errors import LimitError, MalformedError, RefusedError, StorageError
+from shared.errors import MalformedError, RefusedError, StorageError
 from shared.identity import Identity, Settings, camera_of
 from shared.inbox import (
     Acknowledged,
@@ -51,14 +51,12 @@ from shared.limits import (
     BUNDLE_BYTES,
     HEALTH_BYTES,
     IDENTITY_BYTES,
-    REPORTED_BYTES,
     REQUEST_BYTES,
     TEXT_CHARACTERS_MAX,
 )
 from shared.messages import (
     CameraHealth,
     ErrorText,
-    EvidencePair,
     Health,
     Refused,
     Reported,
@@ -81,7 +79,6 @@ REPORT_SECONDS = 1.0  # `reported` goes out at most this often.
 PROGRESS_SECONDS = 5.0
 DISK_SECONDS = 2.0  # How often what the disk had no room for is taken again.
 EFFECT_SECONDS = 2.0  # An answer that is not acknowledged by then does not hold its effect back.
-ENDED_MAX = 24  # Outcomes a camera in a report that is too long: 4 x 24 x 90 bytes.
 AGENT_VERSION = version("imxfleet")
 
 OwnEvent = FromCamera | CameraExited | Packaged
@@ -331,7 +328,8 @@ class Agent:
             case asking.RebootDevice():
                 self._reboot()
             case asking.RestartCamera(camera):
-                self._cameras[camera].restart(monotonic())
+                if (shell := self._cameras.get(camera)) is not None:  # It may be gone by now.
+                    shell.restart(monotonic())
             case asking.Override():
                 self._overrides[effect.camera] = effect
                 self._set_limits()
@@ -542,7 +540,7 @@ class Agent:
         if now - self._reported_at < REPORT_SECONDS:
             return
         document = self._reported(now)
-        shown = _essence(document)
+        shown = reporting.essence(document)
         is_progress = now - self._progress_at >= PROGRESS_SECONDS and any(
             camera.deployment is not None and camera.deployment.progress is not None
             for camera in document.cameras.values()
@@ -552,7 +550,7 @@ class Agent:
         self._shown, self._reported_at, self._progress_at = shown, now, now
         self._heartbeat_at = now + self._options.heartbeat_seconds * random.uniform(0.8, 1.0)  # noqa: S311
         self._seq += 1
-        self._bus.state(self._topic("reported"), _encoded(document))
+        self._bus.state(self._topic("reported"), reporting.encoded(document))
 
     def _reported(self, now: float) -> Reported:
         bundle, identity = self._trust.bundle, self._trust.identity
@@ -679,43 +677,3 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _cut(error: ErrorText | None) -> ErrorText | None:
     return None if error is None else ErrorText(error.code, error.text[:TEXT_CHARACTERS_MAX])
-
-
-def _encoded(document: Reported) -> bytes:
-    """Return the report; outcomes matter more than evidence where both do not fit."""
-    try:
-        return encode(document, bytes_max=REPORTED_BYTES)
-    except LimitError:
-        logger.warning("the report is too long; it goes out without evidence")
-    cameras = {
-        number: msgspec.structs.replace(
-            camera, evidence=EvidencePair(), ended=camera.ended[-ENDED_MAX:]
-        )
-        for number, camera in document.cameras.items()
-    }
-    return encode(msgspec.structs.replace(document, cameras=cameras), bytes_max=REPORTED_BYTES)
-
-
-def _essence(document: Reported) -> tuple[object, ...]:
-    """Return what makes a report news: not its time, nor progress and counters that always grow."""
-    cameras = tuple(
-        (
-            number,
-            camera.state,
-            camera.release,
-            camera.previous,
-            camera.starts,
-            camera.ended,
-            camera.owners,
-            camera.is_settled,
-            None
-            if camera.deployment is None
-            else msgspec.structs.replace(
-                camera.deployment,
-                progress=None,  # It goes out every few seconds by itself.
-            ),
-        )
-        for number, camera in document.cameras.items()
-    )
-    plan = (document.plan_version, document.plan_sha256, document.identity_version)
-    return (plan, document.clock, document.refused, document.settings, document.overrides, cameras)

@@ -61,7 +61,7 @@ from shared.inbox import (
     Received,
     SubscriptionRefused,
 )
-from shared.limits import HEARTBEAT_SECONDS, REPORTED_BYTES, STATUS_BYTES
+from shared.limits import HEARTBEAT_SECONDS, INBOX_MESSAGES, REPORTED_BYTES, STATUS_BYTES
 from shared.release import Manifest
 from shared.topics import DeviceTopic, Topics
 from shared.trust import open_bundle
@@ -70,6 +70,7 @@ ALERTS_MAX = 20
 ROLLOUTS_PUBLISHED_MAX = 16  # `rollout/*` topics that are kept at the broker.
 RESIGN_DAYS = 45  # Half of the 90 days that the controller's signature lasts.
 EVENTS_PER_TICK = 4_096
+TOPICS_A_DEVICE = 2  # `status` and `reported`, which the broker keeps.
 UNDECLARED_MAX = 1_000  # Names that anybody with access could make up.
 
 logger = logging.getLogger(__name__)
@@ -170,7 +171,10 @@ class Driver:
         self._devices = disconnected(self._site.devices)
         self._versions: dict[str, int] = {}  # Of the signed identities.
         self._store_seen = -1
-        self._inbox: Inbox[BusEvent] = Inbox()
+        # The broker hands over a whole fleet's reports and states at once.
+        self._inbox: Inbox[BusEvent] = Inbox(
+            messages_max=INBOX_MESSAGES + TOPICS_A_DEVICE * len(fleet.devices)
+        )
         self._bus = Bus(
             address.url,
             f"fleetctl-{self.holder}",
@@ -180,6 +184,7 @@ class Driver:
         )
         self._held, self._clearing = Held(), clearing.Clearing()
         self._publisher = self._new_publisher()
+        self._dropped = 0  # Messages that found no room in the inbox.
         self._alerts: list[str] = []
         self._note: str | None = None
         self._error: FleetError | None = None
@@ -249,12 +254,18 @@ class Driver:
 
     def _hear(self) -> None:
         """Take events for one tick."""
+        self._say_dropped()
         end = monotonic() + max(self._timing.tick_seconds, self._look_seconds)
         for _ in range(EVENTS_PER_TICK):
             event = self._inbox.get(timeout=max(end - monotonic(), 0.0))
             if event is None:
                 return
             self._handle(event)
+
+    def _say_dropped(self) -> None:
+        if self._inbox.dropped > self._dropped:
+            self._dropped = self._inbox.dropped
+            self._alert("more messages came than can be read; devices may seem late")
 
     def _handle(self, event: BusEvent) -> None:
         if self._signer is not None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 5.0
 LISTEN_SECONDS_MAX = 60.0  # A broker that never stops sending must not keep us.
+KNOWN_MAX = 100_000  # As many as fleet.yaml may declare; anybody with access makes up names.
 
 
 def listen(fleet: str, address: "Address", known: Mapping[str, Known]) -> dict[str, Known]:
@@ -73,7 +74,7 @@ def _swept(
 def _fold(event: Received, topics: Topics, devices: dict[str, Known]) -> None:
     try:
         topic = topics.parse(event.topic)
-        if isinstance(topic, DeviceTopic):
+        if isinstance(topic, DeviceTopic) and (topic.device in devices or len(devices) < KNOWN_MAX):
             known = devices.get(topic.device, Known(topic.device))
             devices[topic.device] = fold(
                 known, topic.rest, event.payload, is_retained=event.is_retained

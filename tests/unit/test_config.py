@@ -1,5 +1,7 @@
 """What the command line may say, and the card that is read once."""
 
+import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 
 from agent.camera.wire import Simulation
 from agent.config import Options, options_of, read_simulations
-from agent.enroll import enroll
+from agent.enroll import claim, enroll
 from shared.card import Broker, Card, write_card
 from shared.errors import MalformedError, OperatorError
 from tests.making import Site
@@ -88,3 +90,18 @@ def test_a_card_on_the_boot_partition_is_wiped(tmp_path: Path) -> None:
     )
 
     assert options_of(given).wipes_card
+
+
+def test_a_state_directory_has_one_agent_until_its_process_ends(tmp_path: Path) -> None:
+    script = (
+        f"from pathlib import Path; from agent.enroll import claim; claim(Path({str(tmp_path)!r}))"
+    )
+    other = [sys.executable, "-c", f"{script}; print('held', flush=True); input()"]
+    with subprocess.Popen(other, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(OperatorError, match="another fleet-agent runs on"):
+            claim(tmp_path)
+        process.kill()
+
+    assert claim(tmp_path) >= 0

@@ -17,14 +17,13 @@ from shared.messages import (
     Response,
     RolloutReported,
     SignedDocument,
-    Update,
     decode,
     encode,
     parse_time,
     time_text,
 )
 
-KINDS = (Reported, Request, Response, Counts, Health, RolloutReported, Update, Identity)
+KINDS = (Reported, Request, Response, Counts, Health, RolloutReported, Identity)
 REQUEST = Request(id="a", at="2026-11-24T03:00:00.000Z", expires="2026-11-24T03:01:00.000Z")
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
