@@ -6,10 +6,12 @@
 
 The machine (agent/deployment.py) decides; the gate (agent/health.py) judges; this shell starts and
 stops children, counts starts before it makes them, and writes before it acts. A camera whose files
-were damaged on disk is repaired from the broker before it starts.
+were damaged on disk is repaired from the broker before it starts, and one whose package for the
+sensor is gone, or is another packer's, has it made again.
 """
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -32,7 +34,7 @@ from agent.camera.wire import (
 )
 from agent.health import Expected, Gate, State, expected_of, is_proven, is_stalled
 from agent.journal import JournalFile, LastStart
-from agent.preparing import Aim, Packaged, Preparation, Surroundings, staged_name
+from agent.preparing import Aim, Packaged, Preparation, Surroundings
 from agent.steps import (
     Event,
     Failed,
@@ -40,6 +42,7 @@ from agent.steps import (
     Passed,
     Phase,
     Started,
+    WaitingFor,
 )
 from agent.telemetry import Published, Stream, Telemetry, lost, show
 from agent.telemetry import started as stream_started
@@ -217,8 +220,8 @@ class CameraShell:
 
     def packaged(self, done: Packaged, now: float) -> None:
         """Take the packer's answer."""
-        if self._preparation is not None:
-            self._answer(self._preparation, self._preparation.packaged(done), now)
+        for preparation in self._preparations():
+            self._answer(preparation, preparation.packaged(done, now), now)
 
     def heard(self, event: FromCamera | CameraExited, now: float) -> None:
         """Take what a child said; one that was stopped says nothing more."""
@@ -417,7 +420,7 @@ class CameraShell:
             self._repaired(events, now)
             return
         for event in events:
-            if isinstance(event, steps.Obstructed) and (event.what is steps.WaitingFor.REQUIRES):
+            if event == steps.Obstructed(preparation.slot.manifest_sha256, WaitingFor.REQUIRES):
                 self.unsupported |= {event.manifest_sha256}
             self.feed(event, now)
 
@@ -449,6 +452,8 @@ class CameraShell:
         if not slots.is_whole(manifest, manifest_sha256=digest, kind=self.kind):
             slots.discard(digest)
             raise CameraError("its files were changed on disk")
+        if not slots.is_staged(manifest, kind=self.kind):
+            raise CameraError("it is not packaged for the sensor, or by another packer")
         starts = self.starts
         start = LastStart(manifest_sha256=digest, at=self._device.time_text())
         self._device.journal.change(
@@ -484,7 +489,7 @@ class CameraShell:
         slots = self._device.around.slots
         files = slots.files_of(digest)
         ready = manifest.file("rpk")
-        rpk = files / ready.name if ready else slots.staged / staged_name(manifest) / "network.rpk"
+        rpk = files / ready.name if ready else slots.staged_rpk(manifest)
         return Job(
             camera=self.number,
             kind=self.kind,
@@ -507,7 +512,7 @@ class CameraShell:
         self._record = Record(slot.release)
 
     def _begin_repair(self, slot: Slot, now: float) -> None:
-        """Fetch what the disk lost, for as long as an activation may take; then start."""
+        """Fetch and package what the disk lost, while an activation may take; then start."""
         preparation = Preparation(self.number, slot, self.kind, self._device.around)
         self._repair = (preparation, now + slot.probe.activation_seconds)
         self._repaired(preparation.begin(Aim.VERIFY, now), now)
@@ -516,13 +521,21 @@ class CameraShell:
         for event in events:
             if self._repair is None:
                 return
-            slot = self._repair[0].slot
-            if isinstance(event, steps.Verified):
-                self._repair = None
-                self._start(slot, now, is_recovery=False)
-            elif isinstance(event, steps.Rejected):
-                self._repair = None
-                self._start_failed(event.code, event.text, now)
+            preparation = self._repair[0]
+            match event:
+                case steps.Verified():
+                    self._repaired(preparation.begin(Aim.STAGE, now), now)
+                case steps.Staged():
+                    self._repair = None
+                    self._start(preparation.slot, now, is_recovery=False)
+                case steps.Rejected():
+                    self._repair = None
+                    self._start_failed(event.code, event.text, now)
+                case steps.Obstructed(code="packer") if self.journal.phase not in steps.ON_TRIAL:
+                    # No other release would do better: what was committed waits for a packer.
+                    self._repair = (preparation, math.inf)
+                case _:
+                    pass
 
     def _tick_repair(self, now: float) -> None:
         if self._repair is not None and now >= self._repair[1]:

@@ -182,6 +182,8 @@ def _begin(journal: Journal, event: Looked, entry: Entry) -> Step:
             activations_started=0,
             latest=ends.latest_try(slot, entry.tried),
             waiting_for=None,
+            code="",
+            text="",
         )
         return fetching, (Persist(fetching), Fetch(slot))
     if journal.making is not None:
@@ -272,14 +274,15 @@ def _prepared(journal: Journal, event: Fetched | Verified | Staged | Rejected | 
 def _advanced(journal: Journal, before: Phase, after: Phase, *effects: Effect) -> Step:
     if journal.phase is not before:
         return journal, ()
-    advanced = replace(journal, phase=after, waiting_for=None)
+    advanced = replace(journal, phase=after, waiting_for=None, code="", text="")
     return advanced, (Persist(advanced), *effects)
 
 
 def _obstructed(journal: Journal, event: Obstructed) -> Step:
-    if event.what is WaitingFor.REQUIRES:
+    if event.what is WaitingFor.REQUIRES and not event.code:
         dropped = replace(ends.dropped(journal), latest=journal.latest, waiting_for=event.what)
         return ends.persisted(dropped)
     if journal.phase is Phase.WAITING:
         return journal, ()
-    return replace(journal, waiting_for=event.what), ()
+    noted = ends.noted(journal, event.code, event.text)
+    return replace(noted, waiting_for=event.what), ()

@@ -1,8 +1,8 @@
 """Bring one release onto the disk for one camera: fetch, verify, stage; the old model streams on.
 
-What the surroundings cause (no blocks, no room) is told once and tried again with back-off; what
-is wrong with the release itself is a rejection. Blocks arrive through ``received``; this file
-subscribes through the bus and answers with events of ``agent.deployment``.
+What the surroundings cause (no blocks, no room, no packer) is told once and tried again with
+back-off; what is wrong with the release itself is a rejection. Blocks arrive through ``received``;
+this file subscribes through the bus and answers with events of ``agent.deployment``.
 """
 
 import logging
@@ -14,11 +14,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
-from agent.camera.packer import package
+from agent.camera.packer import NoPackerError, package
 from agent.camera.wire import Kind
 from agent.health import refusal
 from agent.slots import DamagedError, Slots
-from agent.slots import staged_name as staged_name  # noqa: PLC0414 - also from here
 from agent.steps import (
     Cause,
     Event,
@@ -32,7 +31,7 @@ from agent.steps import (
 from shared import blocks
 from shared.assignment import Slot
 from shared.blocks import Fetching
-from shared.errors import CameraError, RefusedError, StorageError
+from shared.errors import CameraError, FleetError, RefusedError, StorageError
 from shared.limits import BLOCK_BYTES, MISSING_BLOCKS_REPORTED_MAX
 from shared.messages import Progress
 from shared.release import Manifest
@@ -59,14 +58,14 @@ class Packaged:
 
     camera: int
     manifest_sha256: str
-    error: str | None
+    error: FleetError | None
 
 
 class Pack(Protocol):
     """What makes a sensor's package of a network, in a new folder."""
 
     def __call__(self, network: Path, folder: Path, *, color: str) -> Path:
-        """Return the package's path, or raise CameraError."""
+        """Return the package's path, or raise as ``agent.camera.packer.package`` does."""
         ...
 
 
@@ -105,7 +104,7 @@ class Preparation:
         self._is_asking = False
         self._is_manifest_only = False
         self._total = 0
-        self._obstacle: WaitingFor | None = None
+        self._obstacle = Obstructed(slot.manifest_sha256, None)
         self._retry_at: float | None = None
         self._retries = 0
 
@@ -156,13 +155,15 @@ class Preparation:
             if isinstance(effect, blocks.Unsubscribe):
                 self._around.bus.unsubscribe(self._around.topics.block(effect.sha256))
 
-    def packaged(self, done: Packaged) -> tuple[Event, ...]:
-        """Take the packer's answer."""
+    def packaged(self, done: Packaged, now: float) -> tuple[Event, ...]:
+        """Take the packer's answer; that there was none is not the release's fault."""
         if self._aim is not Aim.STAGE or done.manifest_sha256 != self.slot.manifest_sha256:
             return ()
+        if isinstance(done.error, NoPackerError | StorageError):
+            return self._blocked(done.error, now)
         self._aim = Aim.DONE
         if done.error is not None:
-            return (self._rejected(Cause.RELEASE, "package", done.error),)
+            return (self._rejected(Cause.RELEASE, "package", str(done.error)),)
         return (Staged(self.slot.manifest_sha256),)
 
     def _go_on(self, now: float) -> tuple[Event, ...]:
@@ -262,24 +263,22 @@ class Preparation:
 
     def _stage(self) -> tuple[Event, ...]:
         manifest, digest = self._manifest(), self.slot.manifest_sha256
-        network = manifest.file("network")
-        if self.kind == "simulated" or network is None or manifest.file("rpk") is not None:
-            self._aim = Aim.DONE
-            return (Staged(digest),)
-        slots = self._around.slots
-        if slots.staged_rpk(manifest).exists():
+        network, slots = manifest.file("network"), self._around.slots
+        if network is None or slots.is_staged(manifest, kind=self.kind):
             self._aim = Aim.DONE
             return (Staged(digest),)
         making = slots.new_staging(manifest, network)
         source = slots.files_of(digest) / network.name
 
         def pack() -> None:
-            error = None
+            error: FleetError | None = None
             try:
                 rpk = self._around.pack(source, making, color=manifest.input.color)
                 slots.keep_staged(rpk, manifest)
-            except (CameraError, OSError) as failure:
-                error = str(failure)
+            except CameraError as failure:
+                error = failure
+            except OSError as failure:
+                error = StorageError(f"{manifest.release}: {failure.strerror or failure}")
             finally:
                 shutil.rmtree(making, ignore_errors=True)
             self._around.put(Packaged(self.camera, digest, error))
@@ -292,8 +291,8 @@ class Preparation:
             sha256_expected=self.slot.manifest_sha256, release=self.slot.release
         )
 
-    def _blocked(self, error: StorageError, now: float) -> tuple[Event, ...]:
-        """Wait for room; everything that is asked for would only come in vain."""
+    def _blocked(self, error: NoPackerError | StorageError, now: float) -> tuple[Event, ...]:
+        """Wait for room or for a packer; everything that is asked for would only come in vain."""
         aim = self._aim
         self.cancel()
         self._aim = aim
@@ -301,13 +300,18 @@ class Preparation:
         self._retries += 1
         self._retry_at = now + wait
         logger.warning("camera %d: %s; again in %.0f s", self.camera, error, wait)
+        if isinstance(error, NoPackerError):
+            return self._noticed(WaitingFor.REQUIRES, "packer", str(error))
         return self._noticed(WaitingFor.DISK)
 
-    def _noticed(self, obstacle: WaitingFor | None) -> tuple[Event, ...]:
-        if obstacle is self._obstacle:
+    def _noticed(
+        self, obstacle: WaitingFor | None, code: str = "", text: str = ""
+    ) -> tuple[Event, ...]:
+        noticed = Obstructed(self.slot.manifest_sha256, obstacle, code, text)
+        if noticed == self._obstacle:
             return ()
-        self._obstacle = obstacle
-        return (Obstructed(self.slot.manifest_sha256, obstacle),)
+        self._obstacle = noticed
+        return (noticed,)
 
     def _rejected(self, cause: Cause, code: str, text: str) -> Rejected:
         return Rejected(self.slot.manifest_sha256, cause, code, text)

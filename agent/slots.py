@@ -173,6 +173,12 @@ class Slots:
         """Return where the package of an assembled release is, once there is one."""
         return self.staged / staged_name(manifest) / RPK_NAME
 
+    def is_staged(self, manifest: Manifest, *, kind: str) -> bool:
+        """Say whether a kind of camera finds all that has to be packaged on this device."""
+        if kind == "simulated" or manifest.file("network") is None:
+            return True
+        return manifest.file("rpk") is not None or self.staged_rpk(manifest).exists()
+
     def new_staging(self, manifest: Manifest, network: File) -> Path:
         """Return a folder of its own for one run of the packer, not yet made.
 

@@ -176,11 +176,14 @@ class Rejected:
 class Obstructed:
     """The surroundings are in the way (None: no longer); the shell tries again by itself.
 
-    BLOCKS and DISK say so only. REQUIRES drops the deployment: ``Looked.unsupported`` names it.
+    BLOCKS and DISK say so only, and so does REQUIRES with a code: the device lacks a program.
+    Without one it lacks a newer agent, which drops the deployment: ``Looked.unsupported`` names it.
     """
 
     manifest_sha256: str
     what: WaitingFor | None
+    code: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

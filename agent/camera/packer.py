@@ -16,6 +16,11 @@ PACKER = Path("/usr/bin/imx500-package")
 PACK_SECONDS = 300.0  # Seconds on a Pi 5; a Pi Zero 2 W swaps.
 JAVA_HEAP = "-Xmx192m"
 RPK_NAME = "network.rpk"
+_SHELL_COULD_NOT_RUN = range(126, 193)  # Not executable, not found, or 128 and a signal's number.
+
+
+class NoPackerError(CameraError):
+    """The packer cannot be run on this device, which says nothing of the network."""
 
 
 def package(network: Path, folder: Path, *, color: str) -> Path:
@@ -27,17 +32,16 @@ def package(network: Path, folder: Path, *, color: str) -> Path:
         color: RGB or BGR, as in the manifest.
 
     Raises:
-        CameraError: The packer is not installed, failed, or took too long.
+        NoPackerError: The packer is not installed, cannot be run, was killed, or took too long.
+        CameraError: The packer ran and will not have this network.
+        OSError: The folder cannot be written.
     """
     if not PACKER.is_file():
-        raise CameraError(f"{PACKER} is not installed: apt install imx500-tools (arm64 only)")
-    try:
-        folder.mkdir(parents=True)
-        format_file = folder / "input_format.json"
-        format_file.write_text(json.dumps([{"ordinal": 0, "format": color}]))
-        _run([str(PACKER), "-i", str(network), "-o", str(folder), "-f", str(format_file)])
-    except OSError as error:
-        raise CameraError(f"cannot package {network.name}: {error}") from error
+        raise NoPackerError(f"{PACKER} is not installed: apt install imx500-tools (arm64 only)")
+    folder.mkdir(parents=True)
+    format_file = folder / "input_format.json"
+    format_file.write_text(json.dumps([{"ordinal": 0, "format": color}]))
+    _run([str(PACKER), "-i", str(network), "-o", str(folder), "-f", str(format_file)])
     rpk = folder / RPK_NAME
     if not rpk.is_file() or rpk.stat().st_size == 0:
         raise CameraError(f"{PACKER.name} ended well but wrote no {RPK_NAME}")
@@ -67,7 +71,14 @@ def _run(command: list[str]) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise CameraError(f"{PACKER.name} took over {PACK_SECONDS:.0f} s") from error
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip()[-300:]
-        raise CameraError(f"{PACKER.name} ended with {done.returncode}: {said}")
+        text = f"{PACKER.name} of imx500-tools took over {PACK_SECONDS:.0f} s"
+        raise NoPackerError(text) from error
+    except OSError as error:
+        raise NoPackerError(f"{PACKER.name} of imx500-tools cannot be run: {error}") from error
+    if done.returncode == 0:
+        return
+    said = (done.stderr or done.stdout).strip()[-300:]
+    if done.returncode < 0 or done.returncode in _SHELL_COULD_NOT_RUN:
+        text = f"{PACKER.name} of imx500-tools was killed or cannot be run ({done.returncode})"
+        raise NoPackerError(f"{text}: {said}")
+    raise CameraError(f"{PACKER.name} ended with {done.returncode}: {said}")

@@ -1,20 +1,29 @@
 """One camera's shell, with a stand-in for its child."""
 
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
+from queue import Queue
+
+import pytest
 
 from agent import journal as durable
-from agent.camera.wire import Job
+from agent import slots as store
+from agent.camera.packer import NoPackerError
+from agent.camera.wire import Job, Kind
 from agent.cameras import PERSIST_AGAIN_SECONDS, CameraShell, Device, Inbox, Running
 from agent.health import Expected, Gate
 from agent.journal import JournalFile, LastStart
-from agent.preparing import Surroundings
+from agent.preparing import RETRY_SECONDS_MAX, RETRY_SECONDS_MIN, Packaged, Surroundings
 from agent.slots import Slots
-from agent.steps import Journal, Looked
+from agent.steps import Journal, Looked, Phase
 from agent.telemetry import telemetry
 from agent.watch import BOOT_LOOP_SECONDS
-from shared.assignment import Action, Camera, Entry, Slot, parse_selector
+from shared.assignment import Action, Camera, Entry, Probe, Slot, parse_selector
+from shared.blocks import split_file
+from shared.release import Role, encode_manifest
 from shared.topics import Topics
+from tests.tinygraph import LABELS, manifest_of
 
 SLOT = Slot("tiny@1", "a" * 64, frozenset())
 EXPECTED = Expected("n1", (), frame_rate=16, probe_seconds=1, valid_rate_permille=900)
@@ -98,3 +107,158 @@ def test_a_plan_is_not_read_before_its_reverts_are_written(tmp_path: Path) -> No
     shell.ticked(PERSIST_AGAIN_SECONDS)
     assert not shell.is_behind
     assert shell.journal.active == replace(slot, owners=frozenset())
+
+
+WAIT_SECONDS_MAX = 10.0
+FILES: dict[str, tuple[Role, bytes]] = {
+    "simulator.onnx": ("simulator", b"graph"),
+    "packerOut.zip": ("network", b"network"),
+    "labels.txt": ("labels", "\n".join(LABELS).encode()),
+}
+MANIFEST = manifest_of(FILES)
+MANIFEST_TEXT = encode_manifest(MANIFEST)
+COMMITTED = Slot(
+    MANIFEST.release,
+    sha256(MANIFEST_TEXT).hexdigest(),
+    frozenset({("r-1", 1)}),
+    probe=Probe(activation_seconds=60),
+)
+BLOCKS = {COMMITTED.manifest_sha256: MANIFEST_TEXT} | {
+    block.sha256: block.data for _, data in FILES.values() for block in split_file(data)
+}
+
+
+class Pi(Quiet):
+    """A device on whose modlib camera a release is committed, as the agent finds it at a start."""
+
+    def __init__(self, state: Path, *, kind_before: Kind = "modlib") -> None:
+        self.slots = Slots(state)
+        for digest, data in BLOCKS.items():
+            self.slots.store(digest, data)
+        digest = COMMITTED.manifest_sha256
+        self.slots.assemble(MANIFEST, manifest_sha256=digest, kind=kind_before)
+        if kind_before == "modlib":
+            self.keep(state / "network.rpk")
+        self.has_packer = True
+        self.jobs: list[Job] = []
+        self.asked: list[str] = []
+        self.packed: Queue[Packaged] = Queue()
+        around = Surroundings(
+            self, Topics("lab"), self.slots, lambda _: True, self.packed.put, self.pack
+        )
+        device = Device(
+            boot="b", journal=JournalFile(state), around=around, inbox=self,
+            reboot=lambda: False, publish=lambda *_: True, may_reboot=lambda: True,
+            changed=lambda: None, time_text=lambda: "", child=self.child,
+        )  # fmt: skip
+        stream = telemetry("x-1", rate_hz=5, threshold_permille=500, now=0.0)
+        self.shell = CameraShell(Camera("gate-01", 0, {}), "modlib", device, stream)
+        self.before = Journal(active=COMMITTED, is_running=True)
+
+    def boot(self, **changes: object) -> None:
+        self.shell.journal = self.before = replace(self.before, **changes)  # type: ignore[arg-type]
+        self.shell.boot(is_new_boot=True, can_reboot=True, is_clean=True, now=0.0)
+
+    def keep(self, rpk: Path) -> Path:
+        rpk.write_bytes(b"packaged")
+        self.slots.keep_staged(rpk, MANIFEST)
+        return rpk
+
+    def pack(self, network: Path, folder: Path, *, color: str) -> Path:
+        if not self.has_packer:
+            raise NoPackerError("apt install imx500-tools")
+        folder.mkdir()
+        rpk = folder / "network.rpk"
+        rpk.write_bytes(color.encode() + network.read_bytes())
+        return rpk
+
+    def child(self, job: Job, _inbox: Inbox, _token: int) -> Quiet:
+        self.jobs.append(job)
+        return Quiet()
+
+    def subscribe(self, topic: str, *, bytes_max: int) -> None:
+        assert bytes_max
+        self.asked.append(topic.rsplit("/", 1)[1])
+
+    def hears_packer(self, now: float = 0.0) -> None:
+        self.shell.packaged(self.packed.get(timeout=WAIT_SECONDS_MAX), now)
+
+    def is_started(self) -> bool:
+        """Say whether the release was started once, packaged, and nothing was held against it."""
+        (job,) = self.jobs
+        assert self.shell.journal == self.before
+        return job.rpk == str(self.slots.staged_rpk(MANIFEST)) and Path(job.rpk).is_file()
+
+
+def test_a_committed_release_that_is_packaged_starts_at_once(tmp_path: Path) -> None:
+    pi = Pi(tmp_path)
+
+    pi.boot()
+
+    assert pi.is_started()
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+@pytest.mark.parametrize("is_upgraded", [True, False])
+def test_a_release_whose_package_is_gone_or_another_packers_is_packaged_and_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_upgraded: bool, is_running: bool
+) -> None:
+    pi = Pi(tmp_path)
+    if is_upgraded:
+        monkeypatch.setattr(store, "packer_version", lambda: "of tomorrow")
+    else:
+        pi.slots.staged_rpk(MANIFEST).unlink()
+
+    pi.boot(is_running=is_running, phase=Phase.IDLE if is_running else Phase.BROKEN)
+
+    assert not pi.jobs
+    pi.hears_packer()
+    assert pi.is_started()
+    assert not pi.asked
+
+
+def test_a_simulated_camera_that_becomes_a_real_one_fetches_and_packages_what_it_runs(
+    tmp_path: Path,
+) -> None:
+    pi = Pi(tmp_path, kind_before="simulated")
+
+    pi.boot()
+
+    while pi.asked:
+        digest = pi.asked.pop()
+        pi.shell.received(digest, BLOCKS[digest], 0.0)
+    pi.hears_packer()
+    assert pi.is_started()
+
+
+def test_a_committed_release_waits_for_a_packer_as_long_as_it_takes(tmp_path: Path) -> None:
+    pi = Pi(tmp_path)
+    pi.slots.staged_rpk(MANIFEST).unlink()
+    pi.has_packer = False
+
+    pi.boot()
+    pi.hears_packer()
+    now = 0.0
+    for retries in range(12):  # Many times as long as an activation may take.
+        now += RETRY_SECONDS_MIN * 2**retries
+        pi.shell.ticked(now)
+        pi.hears_packer(now)
+
+    assert not pi.jobs
+    assert pi.shell.journal == pi.before
+    pi.has_packer = True
+    pi.shell.ticked(now + RETRY_SECONDS_MAX)
+    pi.hears_packer(now + RETRY_SECONDS_MAX)
+    assert pi.is_started()
+
+
+def test_a_release_on_trial_does_not_wait_for_a_packer_for_ever(tmp_path: Path) -> None:
+    pi = Pi(tmp_path)
+    pi.slots.staged_rpk(MANIFEST).unlink()
+    pi.has_packer = False
+
+    pi.boot(active=None, making=COMMITTED, is_running=False, phase=Phase.ACTIVATING)
+    pi.hears_packer()
+    pi.shell.ticked(float(COMMITTED.probe.activation_seconds))
+
+    assert pi.shell.journal.phase is Phase.BROKEN

@@ -49,6 +49,7 @@ from shared.assignment import (
     Window,
     parse_selector,
 )
+from shared.messages import ErrorText
 
 CAMERA = Camera("gate-01", 0, {"role": "door"})
 B = Entry("r-2", 1, Action.RUN, "b@1", "sha-b", parse_selector("*"), frozenset(), "r-2", SHARE_ALL)
@@ -121,6 +122,21 @@ def test_what_the_surroundings_cause_is_no_outcome() -> None:
     assert play(obstructed, LOOK).waiting_for is WaitingFor.DISK
     assert play(obstructed, Fetched("sha-b")).waiting_for is None
     assert not obstructed.ended
+
+
+def test_a_device_without_a_packer_says_what_it_lacks_and_goes_on_once_it_has_it() -> None:
+    lacks = Obstructed("sha-b", WaitingFor.REQUIRES, "packer", "apt install imx500-tools")
+    obstructed = play(RUNS_A, *READY[:3], lacks, LOOK)
+
+    reported = deployment_reported(obstructed, since="")
+    assert reported is not None
+    assert (reported.phase, reported.waiting_for) == ("staging", "requires")
+    assert reported.error == ErrorText("packer", "apt install imx500-tools")
+    assert not obstructed.ended
+    staged = play(obstructed, Staged("sha-b"))
+    assert (staged.phase, staged.waiting_for, staged.text) == (Phase.WAITING, None, "")
+    dropped = play(obstructed, ABORTED, ABORTED, replace(LOOK, plan=(replace(B, attempt=2),)))
+    assert (dropped.phase, dropped.text) == (Phase.FETCHING, "")
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ from queue import Queue
 import msgspec
 import pytest
 
-from agent.preparing import Aim, Pack, Packaged, Preparation, Surroundings
+from agent.camera import packer
+from agent.camera.packer import NoPackerError
+from agent.preparing import RETRY_SECONDS_MIN, Aim, Pack, Packaged, Preparation, Surroundings
 from agent.slots import RESERVE_BYTES, Slots
-from agent.steps import Obstructed, Staged, WaitingFor
+from agent.steps import Cause, Obstructed, Rejected, Staged, WaitingFor
 from shared.assignment import Slot
 from shared.blocks import split_file
 from shared.errors import CameraError
@@ -85,7 +87,7 @@ def test_two_cameras_of_a_device_package_one_network_at_the_same_time(tmp_path: 
         camera.begin(Aim.STAGE, 0.0)
     said = [device.done.get(timeout=WAIT_SECONDS_MAX) for _ in cameras]
 
-    answers = [cameras[done.camera].packaged(done) for done in said]
+    answers = [cameras[done.camera].packaged(done, 0.0) for done in said]
     assert answers == [(Staged(device.slot.manifest_sha256),)] * 2
     assert device.slots.staged_rpk(device.manifest).is_file()
     assert len(list(device.slots.staged.iterdir())) == 1
@@ -100,8 +102,94 @@ def test_a_packer_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
 
     device.camera(0).begin(Aim.STAGE, 0.0)
 
-    assert device.done.get(timeout=WAIT_SECONDS_MAX).error == "it ended with 1"
+    assert str(device.done.get(timeout=WAIT_SECONDS_MAX).error) == "it ended with 1"
     assert not list(device.slots.staged.iterdir())
+
+
+def script(path: Path, text: str, *, mode: int = 0o755) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(mode)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [
+        (None, 0),
+        ("exit 0", 0o644),
+        ("kill -9 $$", 0o755),
+        ("sh -c 'kill -9 $$'; exit $?", 0o755),  # A script that passes on how its Java ended.
+        ("exec no-such-java", 0o755),
+        ("exec sleep 600", 0o755),
+    ],
+)
+def test_a_packer_that_cannot_be_run_is_waited_for_and_not_the_releases_fault(
+    text: str | None, mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "imx500-package"
+    if text is not None:
+        script(program, text, mode=mode)
+    monkeypatch.setattr(packer, "PACKER", program)
+    monkeypatch.setattr(packer, "PACK_SECONDS", 1.0)
+    device = Device(tmp_path / "state", packer.package)
+    camera = device.camera(0)
+
+    camera.begin(Aim.STAGE, 0.0)
+    (event,) = camera.packaged(device.done.get(timeout=WAIT_SECONDS_MAX), 0.0)
+
+    assert isinstance(event, Obstructed)
+    assert (event.what, event.code) == (WaitingFor.REQUIRES, "packer")
+    assert "imx500-tools" in event.text
+    monkeypatch.setattr(packer, "PACK_SECONDS", WAIT_SECONDS_MAX)
+    program.unlink(missing_ok=True)
+    script(program, 'echo made > "$4/network.rpk"')
+    assert camera.ticked(RETRY_SECONDS_MIN) == ()
+    done = device.done.get(timeout=WAIT_SECONDS_MAX)
+    assert camera.packaged(done, RETRY_SECONDS_MIN) == (Staged(device.slot.manifest_sha256),)
+
+
+@pytest.mark.parametrize("text", ["echo not a network; exit 1", "exit 255", "exit 0"])
+def test_a_packer_that_will_not_have_a_network_is_the_releases_fault(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packer, "PACKER", script(tmp_path / "imx500-package", text))
+    device = Device(tmp_path / "state", packer.package)
+    camera = device.camera(0)
+
+    camera.begin(Aim.STAGE, 0.0)
+    (event,) = camera.packaged(device.done.get(timeout=WAIT_SECONDS_MAX), 0.0)
+
+    assert isinstance(event, Rejected)
+    assert (event.cause, event.code) == (Cause.RELEASE, "package")
+
+
+def test_a_packer_that_is_not_there_is_told_once_and_again_when_that_changes(
+    tmp_path: Path,
+) -> None:
+    device = Device(tmp_path, packs)
+    camera = device.camera(0)
+    camera.begin(Aim.STAGE, 0.0)
+    device.done.get(timeout=WAIT_SECONDS_MAX)
+
+    def failed(text: str) -> Packaged:
+        return Packaged(0, device.slot.manifest_sha256, NoPackerError(text))
+
+    said = [len(camera.packaged(failed(text), 0.0)) for text in ("none", "none", "killed")]
+
+    assert said == [1, 0, 1]
+
+
+def test_a_disk_that_does_not_take_the_package_is_the_surroundings(tmp_path: Path) -> None:
+    def pack(network: Path, folder: Path, *, color: str) -> Path:
+        raise OSError(28, f"No space left for {network} in {color}", str(folder))
+
+    device = Device(tmp_path, pack)
+    camera = device.camera(0)
+
+    camera.begin(Aim.STAGE, 0.0)
+    events = camera.packaged(device.done.get(timeout=WAIT_SECONDS_MAX), 0.0)
+
+    assert events == (Obstructed(device.slot.manifest_sha256, WaitingFor.DISK),)
 
 
 def test_without_room_for_the_package_a_release_waits_and_is_not_rejected(tmp_path: Path) -> None:
