@@ -420,8 +420,11 @@ class CameraShell:
             self._repaired(events, now)
             return
         for event in events:
-            if event == steps.Obstructed(preparation.slot.manifest_sha256, WaitingFor.REQUIRES):
-                self.unsupported |= {event.manifest_sha256}
+            match event:
+                case steps.Obstructed(digest, what=WaitingFor.REQUIRES, code=""):
+                    self.unsupported |= {digest}
+                case _:
+                    pass
             self.feed(event, now)
 
     def _preparations(self) -> tuple[Preparation, ...]:

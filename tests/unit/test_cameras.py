@@ -148,7 +148,7 @@ class Pi(Quiet):
         )
         device = Device(
             boot="b", journal=JournalFile(state), around=around, inbox=self,
-            reboot=lambda: False, publish=lambda *_: True, may_reboot=lambda: True,
+            reboot=lambda: False, publish=lambda *_: True, may_reboot=lambda: False,
             changed=lambda: None, time_text=lambda: "", child=self.child,
         )  # fmt: skip
         stream = telemetry("x-1", rate_hz=5, threshold_permille=500, now=0.0)
@@ -187,7 +187,8 @@ class Pi(Quiet):
         """Say whether the release was started once, packaged, and nothing was held against it."""
         (job,) = self.jobs
         assert self.shell.journal == self.before
-        return job.rpk == str(self.slots.staged_rpk(MANIFEST)) and Path(job.rpk).is_file()
+        rpk = self.slots.staged_rpk(MANIFEST)
+        return job.rpk == str(rpk) and rpk.is_file()
 
 
 def test_a_committed_release_that_is_packaged_starts_at_once(tmp_path: Path) -> None:
