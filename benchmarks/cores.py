@@ -6,6 +6,7 @@ Each has its own thread, MQTT connection, card, trust, journal and releases on d
 deployment machine. The end of standard input ends them all: whoever started us is gone.
 """
 
+import faulthandler
 import logging
 import os
 import sys
@@ -79,6 +80,7 @@ class StandIn:
 
 def main() -> int:
     """Run the agents until standard input ends."""
+    faulthandler.enable()  # 50 agents in a process: a crash in native code must say where.
     os.nice(NICE)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(threadName)s %(message)s")
     folder = Path(sys.argv[1])
