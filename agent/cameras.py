@@ -668,9 +668,9 @@ def _kept(file: JournalFile, number: int) -> tuple[Journal, Watch]:
     try:
         journal = Journal()
         if raw is not None:
-            document = msgspec.json.decode(raw, type=outcomes.JournalDocument)
+            document = messages.decoder_of(outcomes.JournalDocument).decode(raw)
             journal = outcomes.from_document(document)
-        watching = Watch() if watched is None else msgspec.json.decode(watched, type=Watch)
+        watching = Watch() if watched is None else messages.decoder_of(Watch).decode(watched)
     except msgspec.DecodeError:
         # Whole, as its checksum says, but of another version of this program.
         logger.exception("camera %d: its journal cannot be read; it starts from the plan", number)

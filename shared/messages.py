@@ -6,7 +6,8 @@ agent that ignored ``hold`` or ``deny`` would do harm. Length is checked before 
 
 import re
 from datetime import UTC, datetime
-from typing import Literal, TypeVar
+from threading import Lock
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -253,6 +254,8 @@ class RolloutReported(Document, frozen=True, kw_only=True):
 
 
 DocumentType = TypeVar("DocumentType")
+_building = Lock()
+_decoders: dict[type, msgspec.json.Decoder[Any]] = {}
 
 
 def encode(document: msgspec.Struct, *, bytes_max: int) -> bytes:
@@ -269,6 +272,19 @@ def encode(document: msgspec.Struct, *, bytes_max: int) -> bytes:
     return data
 
 
+def decoder_of(kind: type[DocumentType]) -> msgspec.json.Decoder[DocumentType]:
+    """Return the one decoder of a kind of document, from any thread.
+
+    msgspec (0.22.0) ends the process with a segmentation fault when two threads meet a kind for the
+    first time at once: it shows the other thread what is half built.
+    """
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        with _building:
+            decoder = _decoders.setdefault(kind, msgspec.json.Decoder(kind, strict=True))
+    return decoder
+
+
 def decode(data: bytes, kind: type[DocumentType], *, bytes_max: int) -> DocumentType:
     """Return the document in ``data``.
 
@@ -280,7 +296,7 @@ def decode(data: bytes, kind: type[DocumentType], *, bytes_max: int) -> Document
     if len(data) > bytes_max:
         raise LimitError(f"expected at most {bytes_max} bytes of {kind.__name__}, got {len(data)}")
     try:
-        return msgspec.json.decode(data, type=kind, strict=True)
+        return decoder_of(kind).decode(data)
     except msgspec.ValidationError as error:
         raise _refusal(kind.__name__, error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -294,6 +310,7 @@ def convert(plain: object, kind: type[DocumentType], name: str) -> DocumentType:
         UnsupportedError: It has a field that this version does not know.
         MalformedError: It is not of this kind.
     """
+    decoder_of(kind)  # What msgspec knows of the kind is there from here on.
     try:
         return msgspec.convert(plain, type=kind, strict=True)
     except msgspec.ValidationError as error:

@@ -1,4 +1,7 @@
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -23,6 +26,7 @@ from shared.messages import (
     time_text,
 )
 
+ROOT = Path(__file__).parents[2]
 KINDS = (Reported, Request, Response, Counts, Health, RolloutReported, Identity)
 REQUEST = Request(id="a", at="2026-11-24T03:00:00.000Z", expires="2026-11-24T03:01:00.000Z")
 JSON = st.recursive(
@@ -148,3 +152,46 @@ def test_any_text_is_a_time_or_malformed(text: str) -> None:
         parse_time(text)
     except MalformedError:
         return
+
+
+MEETING = """
+import json, sys, threading
+from shared.errors import RefusedError
+from shared.identity import Identity
+from shared.messages import Reported, convert, decode
+from shared.release import Manifest
+
+sys.setswitchinterval(1e-6)
+PLAIN = {"v": 1, "cameras": {"0": {"deployment": {"progress": {}}}}, "files": [{"blocks": [1]}]}
+WRITTEN = json.dumps(PLAIN).encode()
+meeting = threading.Barrier(50)
+
+def meet():
+    meeting.wait()
+    for kind in (Reported, Manifest, Identity):
+        for read in (
+            lambda: decode(WRITTEN, kind, bytes_max=999),
+            lambda: convert(PLAIN, kind, kind.__name__),
+        ):
+            try:
+                read()
+            except RefusedError:
+                refused.append(kind)
+
+refused = []
+threads = [threading.Thread(target=meet) for _ in range(50)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(len(refused))
+"""
+
+
+def test_threads_that_meet_a_kind_for_the_first_time_at_once_end_no_process() -> None:
+    for _ in range(4):  # Without the lock, five of six such processes ended with SIGSEGV.
+        done = subprocess.run(
+            [sys.executable, "-c", MEETING], capture_output=True, check=False, cwd=ROOT
+        )
+
+        assert (done.returncode, done.stdout) == (0, b"300\n"), done.stderr.decode()
