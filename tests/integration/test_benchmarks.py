@@ -5,11 +5,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from time import monotonic, sleep
 
 import pytest
 
-from tests.integration.test_demo import environment, wait_until_none
+from tests.integration.ending import end_once_there, environment, wait_until_none
 
 BENCH = (sys.executable, "-m", "benchmarks", "--agents", "3", "-o", "json")
 AGENTS = 3  # On two processors: two full agents and a core.
@@ -39,19 +38,7 @@ def test_a_bench_prints_a_line_of_json_and_leaves_nothing_behind(tmp_path: Path)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_however_a_bench_is_ended_no_process_is_left(tmp_path: Path, number: int) -> None:
-    bench = subprocess.Popen(
-        BENCH, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        deadline = monotonic() + 100.0
-        while not any(tmp_path.glob("*/devices/full-1/journal.json")):  # The last to start run.
-            assert monotonic() < deadline
-            assert bench.poll() is None
-            sleep(0.05)
-        bench.send_signal(number)
-        bench.wait(60.0)
-    finally:
-        bench.kill()
-        bench.wait()
+    there = "*/devices/full-1/journal.json"  # The last to start runs.
+    end_once_there(BENCH, tmp_path, there, number=number, seconds_max=100.0)
 
     assert wait_until_none(tmp_path) == []

@@ -1,45 +1,19 @@
 """The demo as a newcomer runs it: a process of its own, real broker, real agents."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from time import monotonic, sleep
 
 import pytest
 
 from controller.demo import DEVICES_DECLARED, ROOT, write_project
 from controller.inventory import load_fleet
+from tests.integration.ending import end_once_there, environment, wait_until_none
 
 DEMO = (sys.executable, "-m", "controller", "demo")
 END_SECONDS = 120.0
-
-
-def processes_below(folder: Path) -> list[int]:
-    """Return the processes that were started with a path below the folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if str(folder).encode() in command:
-                found.append(int(entry.name))
-    return found
-
-
-def wait_until_none(folder: Path) -> list[int]:
-    deadline = monotonic() + 20.0
-    while (left := processes_below(folder)) and monotonic() < deadline:
-        sleep(0.1)
-    return left
-
-
-def environment(folder: Path) -> dict[str, str]:
-    return {**os.environ, "TMPDIR": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def test_the_demo_goes_as_told_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -60,20 +34,8 @@ def test_the_demo_goes_as_told_and_leaves_nothing_behind(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_however_the_demo_is_ended_no_process_is_left(tmp_path: Path, number: int) -> None:
-    demo = subprocess.Popen(
-        DEMO, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        deadline = monotonic() + 60.0
-        while not any(tmp_path.glob("*/cam-3.log")):  # Broker and agents are up.
-            assert monotonic() < deadline
-            assert demo.poll() is None
-            sleep(0.05)
-        demo.send_signal(number)
-        demo.wait(60.0)
-    finally:
-        demo.kill()
-        demo.wait()
+    # Broker and agents are up.
+    end_once_there(DEMO, tmp_path, "*/cam-3.log", number=number, seconds_max=60.0)
 
     assert wait_until_none(tmp_path) == []
 
