@@ -2,7 +2,7 @@
 
 What the surroundings cause (no blocks, no room, no packer) is told once and tried again with
 back-off; what is wrong with the release itself is a rejection. Blocks arrive through ``received``;
-this file subscribes through the bus and answers with events of ``agent.deployment``.
+this file subscribes through the bus and answers with events of ``agent.steps``.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """What goes into a report that must fit, and what makes one news. Pure."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import msgspec
 
@@ -16,10 +16,9 @@ logger = logging.getLogger(__name__)
 
 def encoded(document: Reported) -> bytes:
     """Return a report as it goes out; what does not fit is left out, what matters least first."""
-    for leave_out in (_nothing, _evidence, _words, _owners):
-        document = _each(document, leave_out)
+    for shorter in _ever_shorter(document):
         try:
-            return encode(document, bytes_max=REPORTED_BYTES)
+            return encode(shorter, bytes_max=REPORTED_BYTES)
         except LimitError as error:
             logger.warning("the report is left shorter: %s", error)
     # Never the end of the agent: whoever looks sees that the device lives, and why it says no more.
@@ -53,13 +52,12 @@ def essence(document: Reported) -> tuple[object, ...]:
     return (plan, document.clock, document.refused, document.settings, document.overrides, cameras)
 
 
-def _each(document: Reported, leave_out: Callable[[CameraReported], CameraReported]) -> Reported:
-    cameras = {number: leave_out(camera) for number, camera in document.cameras.items()}
-    return msgspec.structs.replace(document, cameras=cameras)
-
-
-def _nothing(camera: CameraReported) -> CameraReported:
-    return camera
+def _ever_shorter(document: Reported) -> Iterator[Reported]:
+    yield document
+    for leave_out in (_evidence, _words, _owners):
+        cameras = {number: leave_out(camera) for number, camera in document.cameras.items()}
+        document = msgspec.structs.replace(document, cameras=cameras)
+        yield document
 
 
 def _evidence(camera: CameraReported) -> CameraReported:
