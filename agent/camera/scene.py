@@ -19,19 +19,30 @@ OBJECTS_MAX = 5
 VISIBLE_SHARE_MIN = 0.4  # Of a shape's own pixels; less is no fair question to a detector.
 _SCENES_CACHED = 4  # Training walks through many seeds; a camera stays with one.
 _SIDES = {"square": 4, "triangle": 3}
+_CIRCLE_CORNERS = 32
+_INSIDE = 1.5  # Pixels towards the middle, where an extreme point's own colour is sure to be.
 _NOISE_LEVELS = 9  # Grey levels of sensor noise, symmetric around zero.
 
 Size = int | tuple[int, int]
 Pixels = NDArray[np.uint8]
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """One object of the truth. The box is normalised x_min, y_min, x_max, y_max."""
+    """One object of the truth, normalised to the picture.
+
+    Attributes:
+        box: What is seen of it, x_min, y_min, x_max, y_max.
+        outline: Corners of the whole shape, hidden parts too; a circle has many.
+        extremes: Its topmost, rightmost, lowest and leftmost point; 2 seen, 1 hidden, 0 outside.
+    """
 
     class_: int
     label: str
     box: tuple[float, float, float, float]
+    outline: tuple[Point, ...]
+    extremes: tuple[tuple[float, float, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +83,7 @@ def draw(seed: int, frame: int, size: Size) -> tuple[Pixels, tuple[Drawn, ...]]:
         _paint(shape, frame, image=image, owners=owners, number=number)
         for number, shape in enumerate(present, start=1)
     ]
-    truth = _truth(present, areas, np.asarray(owners))
+    truth = _truth(present, areas, np.asarray(owners), frame)
     return _add_noise(np.asarray(image), scene.noise, frame), truth
 
 
@@ -115,7 +126,9 @@ def _bounce(way: float) -> float:
     return 1 - abs(way % 2 - 1)
 
 
-def _truth(present: list[_Shape], areas: list[int], owners: Pixels) -> tuple[Drawn, ...]:
+def _truth(
+    present: list[_Shape], areas: list[int], owners: Pixels, frame: int
+) -> tuple[Drawn, ...]:
     height, width = owners.shape
     truth: list[Drawn] = []
     for number, (shape, area) in enumerate(zip(present, areas, strict=True), start=1):
@@ -128,8 +141,39 @@ def _truth(present: list[_Shape], areas: list[int], owners: Pixels) -> tuple[Dra
             float((columns.max() + 1) / width),
             float((rows.max() + 1) / height),
         )
-        truth.append(Drawn(shape.class_, CLASS_NAMES[shape.class_], box))
+        corners = _corners(shape, frame, (width, height))
+        outline = tuple((x / width, y / height) for x, y in corners)
+        extremes = _extremes(corners, owners == number)
+        truth.append(Drawn(shape.class_, CLASS_NAMES[shape.class_], box, outline, extremes))
     return tuple(truth)
+
+
+def _corners(shape: _Shape, frame: int, size: tuple[int, int]) -> list[Point]:
+    """Return the corners of a shape in pixels; a circle as a polygon."""
+    outline = _outline(shape, frame, size)
+    if CLASS_NAMES[shape.class_] != "circle":
+        return outline
+    (left, top), (right, bottom) = outline
+    radius, x, y = (right - left) / 2, (left + right) / 2, (top + bottom) / 2
+    angles = (2 * pi * corner / _CIRCLE_CORNERS for corner in range(_CIRCLE_CORNERS))
+    return [(x + radius * cos(angle), y + radius * sin(angle)) for angle in angles]
+
+
+def _extremes(
+    corners: list[Point], is_own: NDArray[np.bool_]
+) -> tuple[tuple[float, float, int], ...]:
+    """Return the outermost corners upwards, to the right, downwards, to the left."""
+    height, width = is_own.shape
+    middle = np.mean(corners, axis=0)
+    found = []
+    for direction in ((0, -1), (1, 0), (0, 1), (-1, 0)):
+        corner = np.array(max(corners, key=lambda one: float(np.dot(one, direction))))
+        inwards = corner + _INSIDE * (middle - corner) / np.linalg.norm(middle - corner)
+        column, row = (int(side) for side in np.floor(inwards))
+        is_inside = 0 <= column < width and 0 <= row < height
+        seen = (2 if is_own[row, column] else 1) if is_inside else 0
+        found.append((float(corner[0] / width), float(corner[1] / height), seen))
+    return tuple(found)
 
 
 def _add_noise(picture: Pixels, noise: NDArray[np.int16], frame: int) -> Pixels:

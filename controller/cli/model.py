@@ -70,7 +70,8 @@ def build(  # noqa: PLR0913 - one parameter an option
                 model=str(weights.resolve()),
                 data=str(data.resolve()),
                 out=str(scratch / "package"),
-                imgsz=imgsz,
+                height=imgsz,
+                width=imgsz,
                 threshold_permille=round(threshold * PERMILLE),
                 keep=None if keep is None else str(keep.resolve()),
             )

@@ -71,7 +71,7 @@ def build(job: Job, *, tell: Tell) -> Facts:
     model.export(
         format="imx",
         data=job.request.data,
-        imgsz=job.request.imgsz,
+        imgsz=[job.request.height, job.request.width],
         batch=1,
         device="cpu",
         workers=1,
@@ -164,7 +164,7 @@ def _facts(chain: _Chain, model: torch.nn.Module, network: Path, batches: Batche
     return Facts(
         task=model.task,
         network_name=network.stem,
-        input=Input(width=request.imgsz, height=request.imgsz, color="RGB"),
+        input=Input(width=request.width, height=request.height, color="RGB"),
         outputs=_outputs(model.task, network, chain.package / FILE_NAMES["dnn_params"]),
         threshold_permille=request.threshold_permille,
         memory_bytes=memory_bytes(chain.package / FILE_NAMES["memory_report"]),
@@ -208,7 +208,8 @@ def _arguments(request: BuildRequest) -> Mapping[str, int]:
     """Return what changes the network; where files lie and how long we wait does not."""
     return {
         "calibration_images": request.calibration_images,
-        "imgsz": request.imgsz,
+        "height": request.height,
+        "width": request.width,
         "iou_permille": request.iou_permille,
         "objects_max": request.objects_max,
         "threshold_permille": request.threshold_permille,

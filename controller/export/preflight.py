@@ -39,14 +39,15 @@ def check(request: BuildRequest, *, work: Path) -> None:
     Raises:
         ExportError: It says which expectation is not met and what to do.
     """
-    _check_size(request.imgsz)
+    for side in (request.height, request.width):
+        _check_size(side)
     _check_model(Path(request.model))
     _check_data(request.data)
     _check_out(Path(request.out))
     _check_keep(request.keep)
     _check_extra()
     check_java()
-    _check_room(work, request.imgsz)
+    _check_room(work, max(request.height, request.width))
 
 
 def check_java(java: str = "java") -> None:

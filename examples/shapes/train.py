@@ -1,6 +1,7 @@
-"""Train a small detector or classifier of shapes with Ultralytics (needs the export extra).
+"""Train a small network of shapes with Ultralytics (needs the export extra).
 
     python examples/shapes/train.py FOLDER/shapes.yaml --epochs 60 --size 160 --out best.pt
+    python examples/shapes/train.py FOLDER/shapes.yaml --task pose --start best.pt --out pose.pt
 
 The detector is YOLO11n at half its width: 0.7 million parameters are enough for three shapes, and
 keep the simulator graph under a megabyte. What Ultralytics trains is under AGPL-3.0.
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import yaml
 
-WIDTH = 0.125  # YOLO11n has 0.25.
+WIDTH = 0.125  # Of YOLO11n and YOLOv8n at half their width.
+STRUCTURES = {"detect": "", "segment": "-seg", "pose": "-pose", "classify": "-cls"}
+KEYPOINTS = [4, 3]  # Of draw.py: four points, each with x, y and whether it is seen.
 THREADS = 2
 # Drawn pictures come in any number and are all alike: little needs to be made up around them.
 DETECTOR = {"batch": 16, "lr0": 0.006, "cls": 1.5, "mosaic": 0.0, "scale": 0.1, "translate": 0.05}
@@ -25,6 +28,10 @@ def main() -> None:
     """Read the arguments, train, and keep the best weights."""
     parser = argparse.ArgumentParser(description="Train a small model of shapes.")
     parser.add_argument("data", type=Path, help="shapes.yaml, or a folder of crops to classify")
+    parser.add_argument("--task", choices=STRUCTURES)
+    parser.add_argument("--family", choices=("yolo11", "yolov8"), default="yolo11")
+    parser.add_argument("--width", type=float, default=WIDTH, help="YOLO11n and YOLOv8n have 0.25")
+    parser.add_argument("--start", type=Path, help="weights to start from, of any task")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--seed", type=int, default=1)
@@ -45,9 +52,11 @@ def _train(arguments: argparse.Namespace, folder: Path) -> Path:
     from ultralytics import YOLO  # noqa: PLC0415
 
     torch.set_num_threads(THREADS)
-    is_detector = arguments.data.suffix in {".yaml", ".yml"}
-    structure = _narrow(folder, "yolo11.yaml" if is_detector else "yolo11-cls.yaml")
-    model = YOLO(structure, task="detect" if is_detector else "classify")
+    is_labelled = arguments.data.suffix in {".yaml", ".yml"}
+    task = arguments.task or ("detect" if is_labelled else "classify")
+    model = YOLO(_narrow(folder, arguments.family, task, arguments.width), task=task)
+    if arguments.start is not None:
+        model.load(str(arguments.start))
     model.train(
         data=str(arguments.data.resolve()),
         epochs=arguments.epochs,
@@ -63,20 +72,23 @@ def _train(arguments: argparse.Namespace, folder: Path) -> Path:
         optimizer="AdamW",
         cos_lr=True,
         warmup_epochs=0.3,
-        **(DETECTOR if is_detector else CLASSIFIER),
+        **(CLASSIFIER if task == "classify" else DETECTOR),
     )
     return Path(str(model.trainer.last))
 
 
-def _narrow(folder: Path, name: str) -> str:
-    """Write an installed YOLO11 structure with one narrow scale; the file's name says which."""
+def _narrow(folder: Path, family: str, task: str, width: float) -> str:
+    """Write an installed structure with one scale of that width; the file's name says which."""
     import ultralytics  # noqa: PLC0415
 
-    source = Path(ultralytics.__file__).parent / "cfg" / "models" / "11" / name
+    models = Path(ultralytics.__file__).parent / "cfg" / "models"
+    source = models / family.removeprefix("yolo") / f"{family}{STRUCTURES[task]}.yaml"
     structure = yaml.safe_load(source.read_text(encoding="utf-8"))
     depth, _, channels = structure["scales"]["n"]
-    structure["scales"] = {"n": [depth, WIDTH, channels]}
-    target = folder / name.replace("yolo11", "yolo11n")
+    structure["scales"] = {"n": [depth, width, channels]}
+    if task == "pose":
+        structure["kpt_shape"] = KEYPOINTS
+    target = folder / source.name.replace(family, f"{family}n")
     target.write_text(yaml.safe_dump(structure), encoding="utf-8")
     return str(target)
 

@@ -193,7 +193,7 @@ def say(text: str) -> None:
 def draw_and_train(folder: Path, *, images: int, epochs: int, size: int, crops: bool) -> Path:
     """Make data and weights with the example's own commands; return the weights."""
     data = folder / "data"
-    more = ("--crops",) if crops else ()
+    more = ("--task", "classify") if crops else ()
     run(SHAPES / "draw.py", data, "--images", images, "--size", 160, *more)
     given = data if crops else data / "shapes.yaml"
     weights = folder / "best.pt"

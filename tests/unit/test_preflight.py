@@ -42,7 +42,7 @@ class Bench:
     def refused(self, **changes: object) -> str:
         """Return why the request is refused, which must be an error with exit code 1."""
         fields = {"model": str(self.model), "data": str(self.data), "out": str(self.folder / "o")}
-        request = BuildRequest(**{**fields, "imgsz": 160, **changes})  # type: ignore[arg-type]
+        request = BuildRequest(**{**fields, "height": 160, "width": 160, **changes})  # type: ignore[arg-type]
         with pytest.raises(ExportError) as caught:
             check(request, work=self.folder)
         assert exit_of(caught.value) == Exit.ERROR
@@ -105,7 +105,7 @@ def test_another_kind_of_model_file_is_refused(bench: Bench) -> None:
 
 @pytest.mark.parametrize("imgsz", [32, 100, 672])
 def test_a_size_that_the_sensor_cannot_take_is_refused(bench: Bench, imgsz: int) -> None:
-    assert bench.refused(imgsz=imgsz) == (
+    assert bench.refused(height=imgsz) == (
         f"expected an image size of 64 to 640 pixels, a multiple of 32; got {imgsz}"
     )
 
