@@ -9,15 +9,27 @@ from shared.limits import DETECTIONS_BYTES
 from shared.messages import Document
 
 
+class Mask(msgspec.Struct, frozen=True, kw_only=True):
+    """Which pixels are an object's: height and width, and COCO's compressed run lengths."""
+
+    size: tuple[int, int]
+    counts: str
+
+
 class Object(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One object. ``class_`` is the index of its label; score 0..1; box normalised."""
+    """One object. ``class_`` is the index of its label; score 0..1; box normalised.
+
+    Attributes:
+        keypoints: Of a pose: x, y, score, normalised.
+        mask: Of a segmentation: of the whole image, a quarter of its pixels each way.
+    """
 
     label: str
     class_: int = msgspec.field(name="class")
     score: float
     box: tuple[float, float, float, float]
     keypoints: tuple[tuple[float, float, float], ...] | None = None
-    mask: dict[str, str | tuple[int, int]] | None = None
+    mask: Mask | None = None
 
 
 class Class(msgspec.Struct, frozen=True, kw_only=True):
