@@ -141,3 +141,15 @@ def write(path: Path, data: bytes, *, inner: str = "best/data.pkl") -> Path:
 def checkpoint(path: Path, **fields: object) -> Path:
     """Write a checkpoint of a network with these fields."""
     return write(path, pickled(document(**fields)))  # type: ignore[arg-type]
+
+
+def structure(task: str = "detect") -> dict[str, object]:
+    """Return what Ultralytics' yolo11.yaml says."""
+    rows: list[list[object]] = []
+    for text in layers_of("YOLO11", task):
+        name, _, blocks = text.partition("(")
+        rows.append([-1, 2 if blocks else 1, name, [64, blocks == "C3k)"]])
+    return {
+        "nc": 80, "backbone": rows[:11], "head": rows[11:],
+        "scales": {"n": [0.5, 0.25, 1024], "s": [0.5, 0.5, 1024], "m": [0.5, 1.0, 512]},
+    }  # fmt: skip

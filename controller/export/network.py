@@ -96,7 +96,7 @@ def layers_of(family: str, task: str) -> tuple[str, ...]:
     """Return the layers of a family's n-scale; of another task, such as no network has."""
     common, detector, classifier = _BACKBONES[family]
     rest = classifier if task == "classify" else detector
-    return (*f"{common} {rest}".split(), HEADS.get(task, task))
+    return (*f"{common} {rest}".split(), HEADS.get(task, ""))
 
 
 def head_name(kind: str, *, is_end2end: bool, reg_max: int) -> str:

@@ -1,0 +1,93 @@
+"""How much of the sensor's memory a network will take, before anything is built. Pure.
+
+At eight bits a parameter takes one byte; programs and tables take about the same in every network;
+and the working memory grows with the pixels of the input, by more the wider the layers are. Four
+numbers say that, and come within 3 % of everything that was measured:
+
+| network | input | parameters | width | converter says | predicted | off by |
+|---|---|---|---|---|---|---|
+| YOLO11n detect, 80 classes | 320x320 | 2,624,080 | 0.25 | 4,040,288 | 4,010,960 | -0.7 % |
+| YOLO11n detect, 80 classes | 640x640 | 2,624,080 | 0.25 | 7,528,576 | 7,451,600 | -1.0 % |
+| YOLOv8n detect, 80 classes | 544x544 | 3,157,200 | 0.25 | 6,714,624 | 6,711,683 | -0.0 % |
+| half of YOLO11n, 3 classes | 160x160 | 810,649 | 0.125 | 1,245,824 | 1,266,969 | +1.7 % |
+| half of YOLO11n, 3 classes | 320x320 | 810,649 | 0.125 | 1,903,040 | 1,915,929 | +0.7 % |
+| half of YOLO11n classify, 3 classes | 64x64 | 472,755 | 0.125 | 726,528 | 747,366 | +2.9 % |
+| YOLO11s detect, 8 bit (10.88 MB) | 320x320 | 9,458,752 | 0.5 | 11,408,507 | 11,408,832 | +0.0 % |
+| YOLO11n classify (42 %) | 224x224 | 2,812,104 | 0.25 | 3,523,161 | 3,614,075 | +2.6 % |
+
+The first three are ``imxconv-pt --memory-report`` of networks that this exporter quantised, the
+next three its builds, the last two come from the design page. No pose or segmentation network is
+among them: the margin allows for what their heads add. `KNOWN` holds the same points; a test
+recomputes the table.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from shared.release import SENSOR_MEMORY_BYTES
+
+FIXED_BYTES = 240_000.0
+PARAMETER_BYTES = 1.0
+PIXEL_BYTES = 5.7
+PIXEL_BYTES_A_WIDTH = 22.0  # More for each pixel at full width.
+MARGIN = 0.06  # Twice the largest error of a known point.
+
+Fit = Literal["fits", "may not fit", "does not fit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A network whose memory the converter has told."""
+
+    name: str
+    parameters: int
+    width: float
+    height_pixels: int
+    width_pixels: int
+    measured_bytes: int
+
+
+KNOWN = (
+    Known("YOLO11n detect", 2_624_080, 0.25, 320, 320, 4_040_288),
+    Known("YOLO11n detect", 2_624_080, 0.25, 640, 640, 7_528_576),
+    Known("YOLOv8n detect", 3_157_200, 0.25, 544, 544, 6_714_624),
+    Known("half of YOLO11n detect", 810_649, 0.125, 160, 160, 1_245_824),
+    Known("half of YOLO11n detect", 810_649, 0.125, 320, 320, 1_903_040),
+    Known("half of YOLO11n classify", 472_755, 0.125, 64, 64, 726_528),
+    Known("YOLO11s detect", 9_458_752, 0.5, 320, 320, 11_408_507),
+    Known("YOLO11n classify", 2_812_104, 0.25, 224, 224, 3_523_161),
+)
+
+
+def predict_bytes(*, parameters: int, width: float, height_pixels: int, width_pixels: int) -> int:
+    """Return how much of the sensor's memory the network will take at eight bits.
+
+    Args:
+        parameters: Of the network.
+        width: Of its layers, as a share of the family's full width.
+        height_pixels: Of its input.
+        width_pixels: Of its input.
+    """
+    working = height_pixels * width_pixels * (PIXEL_BYTES + PIXEL_BYTES_A_WIDTH * width)
+    return round(FIXED_BYTES + PARAMETER_BYTES * parameters + working)
+
+
+def judge(predicted_bytes: int) -> Fit:
+    """Say whether a network fits, with a margin for what the prediction does not know."""
+    if predicted_bytes * (1 + MARGIN) <= SENSOR_MEMORY_BYTES:
+        return "fits"
+    if predicted_bytes * (1 - MARGIN) <= SENSOR_MEMORY_BYTES:
+        return "may not fit"
+    return "does not fit"
+
+
+def side_that_fits(*, parameters: int, width: float, step: int) -> int:
+    """Return the largest square input, in steps, with which the network fits; 0: none."""
+    side = 0
+    while judge(_square(parameters, width, side + step)) == "fits":
+        side += step
+    return side
+
+
+def _square(parameters: int, width: float, side: int) -> int:
+    return predict_bytes(parameters=parameters, width=width, height_pixels=side, width_pixels=side)
