@@ -1,7 +1,8 @@
 """The golden set: signed inputs with the outputs that they must give. Pure.
 
 Agreement is the share of expected objects that were found again: same class and an IoU of at least
-one half; for a classifier, the same top class.
+one half, of the boxes and, where there are any, of the masks; keypoints not far away, those the
+least that the network itself doubts. For a classifier, the same top class.
 """
 
 import io
@@ -13,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.decode.results import Decoded, Tensor, Tensors
+from shared.decode.rle import decode_mask
 from shared.decode.task import Decoder
-from shared.detections import Object
+from shared.detections import Mask, Object
 from shared.errors import LimitError, MalformedError
 
 INPUTS_MAX = 8
 GOLDEN_BYTES = 12 * 1024 * 1024  # Unpacked: eight inputs of 640 x 640 are 9.8 MB.
 IOU_MIN = 0.5
+KEYPOINTS_APART_MAX = 0.1  # Their mean distance, as a share of the box's diagonal.
 
 Box = tuple[float, float, float, float]
 
@@ -58,10 +61,17 @@ def read_golden(data: bytes, *, size: tuple[int, int], outputs: int) -> tuple[Ex
 def agreement_permille(
     examples: tuple[Example, ...], *, run: Callable[[NDArray[np.uint8]], Tensors], decode: Decoder
 ) -> int:
-    """Return how many permille of the expected objects a network finds again."""
+    """Return how many permille of the expected objects a network finds again.
+
+    Raises:
+        MalformedError: What is expected is not what this release's network can put out.
+    """
     expected = found = 0
-    for example in examples:
+    for number, example in enumerate(examples):
         wanted, seen = decode(example.outputs), decode(run(example.image))
+        if wanted.problems:
+            problems = ", ".join(wanted.problems)
+            raise MalformedError(f"golden output {number}: expected sound values, got {problems}")
         expected += _count(wanted)
         found += matches(wanted, seen)
     return 1000 if expected == 0 else 1000 * found // expected
@@ -87,11 +97,37 @@ def iou(one: Box, other: Box) -> float:
 
 def _take(free: list[Object], target: Object) -> bool:
     """Say whether a free object matches the target, and use it up: it matches only once."""
-    rivals = [o for o in free if o.class_ == target.class_ and iou(o.box, target.box) >= IOU_MIN]
+    rivals = [rival for rival in free if _is_alike(rival, target)]
     if not rivals:
         return False
     free.remove(max(rivals, key=lambda rival: iou(rival.box, target.box)))
     return True
+
+
+def _is_alike(rival: Object, target: Object) -> bool:
+    if rival.class_ != target.class_ or iou(rival.box, target.box) < IOU_MIN:
+        return False
+    return _are_near(rival, target) and _is_same_shape(rival.mask, target.mask)
+
+
+def _are_near(rival: Object, target: Object) -> bool:
+    points, wanted = (np.array(one.keypoints or ()) for one in (rival, target))
+    if points.shape != wanted.shape:
+        return False
+    if not wanted.size or not wanted[:, 2].any():
+        return True
+    distances = np.hypot(*(points - wanted)[:, :2].T)
+    diagonal = np.hypot(target.box[2] - target.box[0], target.box[3] - target.box[1])
+    apart = np.average(distances, weights=wanted[:, 2])
+    return bool(apart <= KEYPOINTS_APART_MAX * diagonal)
+
+
+def _is_same_shape(mask: Mask | None, wanted: Mask | None) -> bool:
+    if mask is None or wanted is None or mask.size != wanted.size:
+        return mask is wanted
+    one, other = decode_mask(mask), decode_mask(wanted)
+    union = np.count_nonzero(one | other)
+    return union == 0 or bool(np.count_nonzero(one & other) / union >= IOU_MIN)
 
 
 def _count(decoded: Decoded) -> int:

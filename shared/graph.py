@@ -21,6 +21,8 @@ LOWERED_KEY = "imx_lowered"  # Metadata of the graph, written by controller/expo
 NETWORK_NAME_KEY = "imx_network_name"
 CANDIDATES_MAX = 30_000  # Best-scored ones that enter the NMS; 300 of them survive at most.
 
+ROWS_DIMENSIONS = 3  # Keypoints and coefficients: batch x boxes x values. Prototypes have four.
+
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
@@ -53,13 +55,22 @@ class Suppressed:
 class Graph:
     """A loaded simulator graph."""
 
-    def __init__(self, data: bytes, *, threads: int = 1, is_exact: bool = False) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        *,
+        threads: int = 1,
+        is_exact: bool = False,
+        score_threshold: float | None = None,
+    ) -> None:
         """Load it.
 
         Args:
             data: The file's bytes.
             threads: Of one inference; a camera child must not take the whole machine.
             is_exact: Without onnxruntime's optimisations: bit for bit Sony's operators, slower.
+            score_threshold: In place of the one that is baked into the NMS: who measures accuracy
+                wants the doubtful objects, too.
 
         Raises:
             MalformedError: It is not a simulator graph.
@@ -67,8 +78,15 @@ class Graph:
         self._session = _open(data, threads=threads, is_exact=is_exact)
         metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         self._nms, self._wanted = _lowered(metadata.get(LOWERED_KEY, "{}"))
+        if self._nms is not None and score_threshold is not None:
+            self._nms = msgspec.structs.replace(self._nms, score_threshold=score_threshold)
         self._input = self._session.get_inputs()[0]
         self.network_name = metadata.get(NETWORK_NAME_KEY, "")
+
+    @property
+    def nms(self) -> Nms | None:
+        """Return how the outputs are suppressed, or None where nothing is."""
+        return self._nms
 
     @property
     def input_size(self) -> tuple[int, int] | None:
@@ -147,10 +165,16 @@ def _finish(raw: Tensors, nms: Nms) -> Tensors:
         tensors[0] = np.full_like(tensors[0], np.nan)
         tensors[1] = np.full_like(tensors[1], np.nan)
     extra = [
-        _padded(tensor[0][result.rows], rows_max) if tensor.shape[1] == len(boxes) else tensor
+        _gathered(tensor, result.rows, rows_max) if tensor.ndim == ROWS_DIMENSIONS else tensor
         for tensor in raw[2:]
     ]
     return (*tensors, *(extra or [np.array([[count]], np.float32)]))
+
+
+def _gathered(tensor: Tensor, rows: NDArray[np.intp], rows_max: int) -> Tensor:
+    """Return the rows that survived; a NaN of any other row would be seen nowhere."""
+    gathered = _padded(tensor[0][rows], rows_max)
+    return gathered if are_finite(tensor) else np.full_like(gathered, np.nan)
 
 
 def _checked(raw: Tensors) -> tuple[Floats, Floats]:
@@ -158,14 +182,21 @@ def _checked(raw: Tensors) -> tuple[Floats, Floats]:
     missing: Tensor = np.zeros((0, 0), np.float32)
     boxes, scores, *extra = raw if len(raw) > 1 else (missing, missing)
     is_right = (
-        boxes.ndim == scores.ndim == 3  # noqa: PLR2004
+        boxes.ndim == scores.ndim == ROWS_DIMENSIONS
         and boxes.shape == (1, scores.shape[1], 4)
-        and all(tensor.ndim > 1 for tensor in extra)
+        and all(_is_extra(tensor, rows=scores.shape[1]) for tensor in extra)
     )
     if not is_right:
         shapes = [tensor.shape for tensor in raw]
         raise MalformedError(f"expected boxes 1 x N x 4 and scores 1 x N x C, got {shapes}")
     return boxes[0].astype(np.float32), scores[0].astype(np.float32)
+
+
+def _is_extra(tensor: Tensor, *, rows: int) -> bool:
+    """Say whether it has a row for each box, or is a map: then its sides do not count boxes."""
+    if tensor.ndim == ROWS_DIMENSIONS:
+        return tensor.shape[:2] == (1, rows)
+    return tensor.ndim > ROWS_DIMENSIONS
 
 
 def _padded(rows: Tensor, rows_max: int) -> Tensor:

@@ -34,33 +34,36 @@ FLOAT = 1
 
 @dataclass
 class Tiny:
-    """A detector that sees the same few boxes in every picture."""
+    """A network that sees the same few boxes in every picture.
+
+    ``extras`` are the raw outputs of other tasks: keypoints; coefficients and prototypes.
+    """
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     network_name: str = NETWORK_NAME
+    extras: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
 
     def graph(self) -> bytes:
         nms = {"score_threshold": 0.25, "iou_threshold": 0.7, "max_detections": 300}
+        raw = {"boxes": self.boxes, "scores": self.scores, **self.extras}
         metadata = {
             "imx_network_name": self.network_name,
-            "imx_lowered": json.dumps({"nms": nms, "raw_outputs": ["boxes", "scores"]}),
+            "imx_lowered": json.dumps({"nms": nms, "raw_outputs": list(raw)}),
         }
         return model(
             nodes=[
                 node("ReduceMean", ["images"], "mean"),
                 node("Squeeze", ["mean"], "level"),
                 node("Mul", ["level", "zero"], "none"),
-                node("Add", ["raw_boxes", "none"], "boxes"),
-                node("Add", ["raw_scores", "none"], "scores"),
+                *(node("Add", [f"raw_{name}", "none"], name) for name in raw),
             ],
             constants={
                 "zero": np.zeros((), np.float32),
-                "raw_boxes": self.boxes,
-                "raw_scores": self.scores,
+                **{f"raw_{name}": value for name, value in raw.items()},
             },
-            outputs={"boxes": self.boxes.shape, "scores": self.scores.shape},
+            outputs={name: value.shape for name, value in raw.items()},
             metadata=metadata | self.metadata,
         )
 

@@ -25,6 +25,7 @@ from PIL import Image, UnidentifiedImageError
 from agent.camera.camera import Camera, Captured, FailedError, Pixels, read_file
 from agent.camera.scene import draw
 from agent.camera.wire import Fault, FaultKind, Job
+from shared.decode.boxes import BOX_TENSORS
 from shared.decode.results import Tensor, Tensors
 from shared.errors import MalformedError
 from shared.graph import Graph
@@ -214,11 +215,12 @@ class _Simulated:
 
 
 def _class_out_of_range(tensors: Tensors) -> list[Tensor]:
-    """Return a detector's tensors with one row of a class that no label names."""
+    """Return tensors with one sure object of a class that no label names."""
     changed = [np.array(tensor) for tensor in tensors]
-    for index, value in ((2, CLASS_OUT_OF_RANGE), (3, 1)):
-        if index < len(changed):
-            changed[index].flat[0] = value
+    if len(changed) >= BOX_TENSORS:
+        changed[1].flat[0], changed[2].flat[0] = 1, CLASS_OUT_OF_RANGE
+    if changed[-1].size == 1:  # A detector's number of valid rows.
+        changed[-1].flat[0] = 1
     return changed
 
 

@@ -16,7 +16,9 @@ from shared.detections import Class, Object
 from shared.errors import LimitError, MalformedError
 from shared.limits import MANIFEST_BYTES
 
-MESSAGE_BYTES_MAX = 256 * 1024  # 300 objects of a detector are 40 KB.
+MESSAGE_BYTES_MAX = (
+    256 * 1024
+)  # 300 objects are 40 KB; keypoints and masks may double a message's 64 KiB.
 JOB_BYTES_MAX = 2 * MANIFEST_BYTES + 65_536  # The manifest as base64, paths and faults.
 _LENGTH = struct.Struct(">I")
 

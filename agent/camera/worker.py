@@ -31,6 +31,7 @@ from agent.camera.wire import (
 )
 from shared.decode.labels import read_labels
 from shared.decode.task import Decoder, decoder_of
+from shared.detections import without_excess
 from shared.errors import FleetError, RefusedError, UnsupportedError
 from shared.golden import agreement_permille, read_golden
 from shared.limits import MANIFEST_BYTES, TEXT_CHARACTERS_MAX
@@ -114,7 +115,7 @@ def seen(captured: Captured, decoder: Decoder) -> FrameSeen:
         dnn_ms=captured.dnn_ms,
         dsp_ms=captured.dsp_ms,
         problems=decoded.problems,
-        objects=decoded.objects,
+        objects=None if decoded.objects is None else without_excess(decoded.objects),
         classes=decoded.classes,
         decode_us=(time.perf_counter_ns() - began) // 1000,
     )

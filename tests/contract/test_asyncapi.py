@@ -6,7 +6,7 @@ import jsonschema
 import msgspec
 import pytest
 
-from shared.detections import Class, Detections, Object
+from shared.detections import Class, Detections, Mask, Object
 from shared.identity import Identity
 from shared.messages import (
     CameraHealth,
@@ -97,6 +97,17 @@ CLASSIFIED = Detections(
     at=AT, run="k-1", seq=0, frame=0, release="helmet@8", task="classify", dnn_ms=None,
     classes=(Class(label="cat", class_=3, score=0.8),),
 )  # fmt: skip
+THING = Object(label="person", class_=0, score=0.91, box=(0.12, 0.3, 0.44, 0.95))
+POSED, SEGMENTED = (
+    Detections(
+        at=AT, run="k-1", seq=0, frame=0, release="helmet@8", task=task, dnn_ms=58.8,
+        objects=(msgspec.structs.replace(THING, keypoints=keypoints, mask=mask),),
+    )
+    for task, keypoints, mask in (
+        ("pose", ((0.2, 0.3, 0.9), (0.0, 1.0, 0.04)), None),
+        ("segment", None, Mask(size=(80, 80), counts="Xk2d0R2")),
+    )
+)  # fmt: skip
 INSIDE = (
     EntryDocument(
         rollout="r-7", attempt=2, action="hold", release="helmet@8", manifest_sha256=SHA256,
@@ -136,8 +147,11 @@ def test_what_the_code_encodes_is_what_the_contract_says(contract: Contract, nam
     contract.validate(name, msgspec.json.decode(msgspec.json.encode(EXAMPLES[name])))
 
 
-def test_a_classified_frame_is_within_the_contract(contract: Contract) -> None:
-    contract.validate("detections", msgspec.json.decode(msgspec.json.encode(CLASSIFIED)))
+@pytest.mark.parametrize("frame", [CLASSIFIED, POSED, SEGMENTED])
+def test_a_frame_of_every_task_is_within_the_contract(
+    contract: Contract, frame: Detections
+) -> None:
+    contract.validate("detections", msgspec.json.decode(msgspec.json.encode(frame)))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -194,7 +208,10 @@ def test_no_schema_is_without_an_example(
     for name in contract.channels:
         for message in heard[name]:
             contract.validate(name, message["payload"])
-    for name, example in [*EXAMPLES.items(), ("detections", CLASSIFIED)]:
+    for name, example in [
+        *EXAMPLES.items(),
+        *(("detections", frame) for frame in (CLASSIFIED, POSED, SEGMENTED)),
+    ]:
         contract.validate(name, msgspec.json.decode(msgspec.json.encode(example)))
     for kind, example in [*((type(one), one) for one in INSIDE), *heard_inside()]:
         plain = msgspec.json.decode(msgspec.json.encode(example))
