@@ -1,5 +1,6 @@
 """A pose and a segmentation release on a simulated camera: from the graph to what MQTT carries."""
 
+import io
 import json
 import threading
 from pathlib import Path
@@ -9,16 +10,17 @@ import numpy as np
 import pytest
 
 from agent import telemetry
+from agent.camera.camera import Captured
 from agent.camera.simulated import simulated_camera
-from agent.camera.wire import Fault, FaultKind, FrameSeen, Simulation, frame_message
+from agent.camera.wire import Fault, FaultKind, FrameSeen, Simulation, frame_message, read_message
 from agent.camera.worker import seen
 from agent.health import expected_of, is_proven
 from agent.telemetry import Stream
 from controller.cli.seen import frame_line
-from shared.decode.results import Tensors
+from shared.decode.results import Decoded, Tensors
 from shared.decode.rle import decode_mask, encode_masks
 from shared.decode.task import decoder_of
-from shared.detections import Detections, Object, encode_detections, without_excess
+from shared.detections import Detections, Object, encode_detections
 from shared.errors import MalformedError
 from shared.golden import Example, agreement_permille
 from shared.graph import Graph
@@ -311,8 +313,10 @@ def test_a_full_frame_goes_through_the_pipe_and_is_published_as_if_it_were_whole
             )
         )
 
-    carried = without_excess(objects)
+    captured = Captured(0, 0.0, tensors=(np.zeros(1),))
+    frame = seen(captured, lambda _: Decoded(objects=objects))
+    carried = frame.objects or ()
 
-    frame_message(FrameSeen(frame=0, at=0.0, is_valid=True, objects=carried))
+    assert read_message(io.BytesIO(frame_message(frame)).read) == frame
     assert len(carried) == 300
     assert published(carried) == published(objects)
