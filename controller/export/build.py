@@ -25,9 +25,12 @@ from controller.export.wire import (
     LINE_BYTES,
     BuildRequest,
     Built,
+    EvalRequest,
+    Evaluated,
     Failed,
     Job,
     Message,
+    Order,
     Progress,
 )
 from shared.errors import ExportError
@@ -53,16 +56,37 @@ def build_package(request: BuildRequest, *, progress: Tell) -> Facts:
     work = Path(tempfile.mkdtemp(prefix="imxfleet-export-"))
     try:
         check(request, work=work)
-        facts = _run(Job(request=request, folder=str(work)), work, progress)
+        order = Job(request=request, folder=str(work))
+        built = _run(order, work, progress, seconds_max=request.seconds_max)
+        assert isinstance(built, Built)
         shutil.copytree(work / "package", request.out, dirs_exist_ok=True)
         if request.keep is not None:
             shutil.copytree(work / KEPT, request.keep, dirs_exist_ok=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return facts
+    return built.facts
 
 
-def _run(job: Job, work: Path, progress: Tell) -> Facts:
+def evaluate_package(request: EvalRequest, *, progress: Tell) -> Evaluated:
+    """Measure the accuracy of a package that is there.
+
+    Args:
+        request: The package, the data, and what to compare with.
+        progress: Is told how far it is.
+
+    Raises:
+        ExportError: It cannot be measured; the text says why and what to do.
+    """
+    work = Path(tempfile.mkdtemp(prefix="imxfleet-eval-"))
+    try:
+        evaluated = _run(request, work, progress, seconds_max=request.seconds_max)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    assert isinstance(evaluated, Evaluated)
+    return evaluated
+
+
+def _run(order: Order, work: Path, progress: Tell, *, seconds_max: float) -> Built | Evaluated:
     log = work / "log.txt"
     with log.open("wb") as errors:
         child = subprocess.Popen(
@@ -74,35 +98,37 @@ def _run(job: Job, work: Path, progress: Tell) -> Facts:
             env=_environment(work),
             start_new_session=True,
         )
-    timer = threading.Timer(job.request.seconds_max, _kill, [child])
+    timer = threading.Timer(seconds_max, _kill, [child])
     timer.daemon = True
     timer.start()
     try:
-        return _converse(child, job, log, progress)
+        return _converse(child, order, log, progress)
     finally:
         timer.cancel()
         _kill(child)
         child.wait(timeout=STOP_SECONDS)
 
 
-def _converse(child: subprocess.Popen[bytes], job: Job, log: Path, progress: Tell) -> Facts:
+def _converse(
+    child: subprocess.Popen[bytes], order: Order, log: Path, progress: Tell
+) -> Built | Evaluated:
     assert child.stdin is not None
     assert child.stdout is not None
     # The pipe stays open: its end tells the child that we are gone.
     with child.stdin as to_child, child.stdout as from_child:
         with suppress(BrokenPipeError):  # It died at once; its log says why.
-            to_child.write(msgspec.json.encode(job) + b"\n")
+            to_child.write(msgspec.json.encode(order) + b"\n")
             to_child.flush()
         return _outcome(from_child, log, progress)
 
 
-def _outcome(from_child: IO[bytes], log: Path, progress: Tell) -> Facts:
+def _outcome(from_child: IO[bytes], log: Path, progress: Tell) -> Built | Evaluated:
     while line := from_child.readline(LINE_BYTES):
         match _message(line):
             case Progress() as step:
                 progress(step)
-            case Built(facts):
-                return facts
+            case Built() | Evaluated() as outcome:
+                return outcome
             case Failed(text):
                 raise ExportError(text)
     raise ExportError(f"the exporter's process ended without a word. Its last lines:\n{_end(log)}")

@@ -7,35 +7,53 @@ explains what it can explain. What the libraries print lands in the parent's log
 import os
 import signal
 import threading
+from collections.abc import Callable
 from typing import IO
 
 import msgspec
 
-from controller.export.facts import Facts
-from controller.export.wire import LINE_BYTES, Built, Failed, Job, Message, Progress
+from controller.export.wire import (
+    LINE_BYTES,
+    Built,
+    Evaluated,
+    Failed,
+    Job,
+    Message,
+    Order,
+    Progress,
+)
 from shared.errors import ExportError
 
 
 def main() -> int:
-    """Read the job, build, and send the outcome; return the exit code."""
+    """Read the order, carry it out, and send the outcome; return the exit code."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # From here on, what a library prints is no message.
-    job = msgspec.json.decode(_read_line(), type=Job)
+    order: Order = msgspec.json.decode(_read_line(), type=Order)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        facts = _build(job, out)
+        outcome = _carry_out(order, lambda progress: _send(out, progress))
     except ExportError as error:
         _send(out, Failed(str(error)))
         return 1
-    _send(out, Built(facts))
+    except ImportError as error:
+        what_to_do = "Run, in imxfleet's folder: make export"
+        _send(out, Failed(f"the export extra is not installed: {error}. {what_to_do}"))
+        return 1
+    _send(out, outcome)
     return 0
 
 
-def _build(job: Job, out: IO[bytes]) -> Facts:
-    _send(out, Progress("load", text="torch, Ultralytics and Sony's tools"))
-    from controller.export.chain import build  # noqa: PLC0415 - seconds: first show a sign of life.
+def _carry_out(order: Order, tell: Callable[[Progress], None]) -> Built | Evaluated:
+    """Import what it takes, which takes seconds: first show a sign of life."""
+    tell(Progress("load", text="torch, Ultralytics and Sony's tools"))
+    if isinstance(order, Job):
+        from controller.export.chain import build  # noqa: PLC0415
 
-    return build(job, tell=lambda progress: _send(out, progress))
+        return Built(build(order, tell=tell))
+    from controller.export.measure import evaluate  # noqa: PLC0415
+
+    return evaluate(order, tell=tell)
 
 
 def _send(out: IO[bytes], message: Message) -> None:

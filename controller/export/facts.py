@@ -22,6 +22,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What the manifest says about the network itself.
 
     Attributes:
+        keypoints: How many points an object has; None unless the task is pose.
         threshold_permille: The lowest score that the network's own NMS lets through.
         memory_bytes: What the network takes of the sensor's memory; 0 where it is unknown.
         provenance: Weights, data, tools and licence, in words.
@@ -34,6 +35,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     threshold_permille: int
     memory_bytes: int
     provenance: dict[str, str]
+    keypoints: int | None = None
 
 
 def read_facts(graph: Path) -> Facts:

@@ -9,15 +9,19 @@ from hashlib import sha256
 from pathlib import Path
 
 from controller.export.convert import network_name, normalise_zip, read_file
-from controller.export.facts import read_facts
+from controller.export.facts import Facts, read_facts
+from controller.export.receipt import read_receipt, summary_of
 from shared.blocks import split_file
 from shared.decode.labels import read_labels
 from shared.errors import ExportError
+from shared.golden import read_golden
 from shared.limits import FILE_BYTES
 from shared.release import (
     Decode,
     File,
+    Golden,
     Manifest,
+    Receipt,
     Requires,
     Role,
     encode_manifest,
@@ -32,7 +36,10 @@ FILE_NAMES: dict[Role, str] = {
     "labels": "labels.txt",
     "memory_report": "MemoryReport.json",
     "simulator": "simulator.onnx",
+    "golden": "golden.npz",
+    "receipt": "receipt.json",
 }
+GOLDEN_TOLERANCE_PERMILLE = 100  # Another processor's rounding may move a doubtful object.
 
 
 def collect(converted: Path, package: Path, *, network: str) -> None:
@@ -96,16 +103,41 @@ def make_release(
         network_name=facts.network_name,
         input=facts.input,
         outputs=facts.outputs,
-        decode=Decode(threshold_permille=facts.threshold_permille),
+        decode=Decode(threshold_permille=facts.threshold_permille, keypoints=facts.keypoints),
         labels=len(read_labels(contents[FILE_NAMES["labels"]])),
         requires=Requires(agent=AGENT_NEEDED),
         memory_bytes=facts.memory_bytes,
-        golden=None,
-        receipt=None,
+        golden=_golden(contents.get(FILE_NAMES["golden"]), facts),
+        receipt=_receipt(contents.get(FILE_NAMES["receipt"]), facts),
         provenance=facts.provenance,
         files=tuple(_file(role, contents[FILE_NAMES[role]]) for role in sorted(paths)),
     )
     return _as_agents_read(manifest), contents
+
+
+def _golden(data: bytes | None, facts: Facts) -> Golden | None:
+    """Return how many golden objects may be missed, once the file reads as an agent will read it.
+
+    Raises:
+        RefusedError: It is not a golden file of this network.
+    """
+    if data is None:
+        return None
+    size = (facts.input.width, facts.input.height)
+    read_golden(data, size=size, outputs=len(facts.outputs))
+    return Golden(tolerance_permille=GOLDEN_TOLERANCE_PERMILLE)
+
+
+def _receipt(data: bytes | None, facts: Facts) -> Receipt | None:
+    """Return what the manifest says of the receipt, which must be this network's."""
+    if data is None:
+        return None
+    receipt = read_receipt(data)
+    if receipt.network_name != facts.network_name:
+        raise ExportError(
+            f"expected the receipt of {facts.network_name}, got that of {receipt.network_name[:80]}"
+        )
+    return summary_of(receipt)
 
 
 def _check_name(dnn_params: Path, expected: str) -> None:

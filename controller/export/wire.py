@@ -1,8 +1,8 @@
 """What the exporter's parent and child say to each other: one JSON document a line.
 
-The parent writes one ``Job`` to the child's standard input and keeps the pipe open: when it closes,
-the parent is gone and the child ends itself. The child answers on standard output; what its tools
-print goes to standard error, which the parent keeps as a log.
+The parent writes one ``Order`` to the child's standard input and keeps the pipe open: when it
+closes, the parent is gone and the child ends itself. The child answers on standard output; what its
+tools print goes to standard error, which the parent keeps as a log.
 """
 
 from typing import Literal
@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from controller.export.facts import Facts
+from controller.export.receipt import Receipt
 
 LINE_BYTES = 65_536  # Longer than any message of ours; a tool that prints here is a bug.
 KEPT = "kept"  # In the job's folder: what Ultralytics reads. `package` is what a release takes.
@@ -82,11 +83,34 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True, tag="build"):
     keep: str | None = None
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class EvalRequest(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
+    """What to measure.
+
+    Attributes:
+        package: The folder of an exported network.
+        data: The data set: pictures, and what is true of them.
+        model: The model before quantisation; None: it is not measured.
+        stock: Folder that Ultralytics' own export left; None: it is not measured.
+        images: How many pictures at most.
+        seconds_max: When to give up.
+    """
+
+    package: str
+    data: str
+    model: str | None = None
+    stock: str | None = None
+    images: int = 300
+    seconds_max: int = 3600
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
     """The request as the child gets it: with a folder of its own that a shell can stand."""
 
     request: BuildRequest
     folder: str
+
+
+Order = Job | EvalRequest
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -104,10 +128,17 @@ class Built(msgspec.Struct, frozen=True, tag="built"):
     facts: Facts
 
 
+class Evaluated(msgspec.Struct, frozen=True, kw_only=True, tag="evaluated"):
+    """The package was measured; ``milliseconds`` of a frame are of this machine."""
+
+    receipt: Receipt
+    milliseconds: dict[str, float]
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """The build failed in a way that the child can explain."""
 
     text: str
 
 
-Message = Progress | Built | Failed
+Message = Progress | Built | Evaluated | Failed

@@ -4,20 +4,39 @@ from hashlib import sha256
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from controller.export.facts import FACTS_KEY, Facts, read_facts
-from controller.export.pack import FILE_NAMES, collect, files_of, make_release
+from controller.export.goldens import golden_of
+from controller.export.pack import (
+    FILE_NAMES,
+    GOLDEN_TOLERANCE_PERMILLE,
+    collect,
+    files_of,
+    make_release,
+)
+from controller.export.receipt import encode_receipt
 from shared.errors import ExportError, LimitError, MalformedError, RefusedError
+from shared.graph import Graph
 from shared.limits import BLOCK_BYTES, FILE_BYTES, RELEASE_BYTES
-from shared.release import Input, Output, Role, encode_manifest
+from shared.release import Golden, Input, Output, Receipt, Role, encode_manifest
+from tests.receipts import receipt_of
 from tests.tinygraph import LABELS, NETWORK_NAME, SIDE, tiny
 
 FACTS = Facts(
     task="detect",
     network_name=NETWORK_NAME,
     input=Input(width=SIDE, height=SIDE, color="RGB"),
-    outputs=(Output(name="boxes", shape=(1, 300, 4), dtype="float32"),),
+    outputs=tuple(
+        Output(name=name, shape=shape, dtype=dtype)
+        for name, shape, dtype in (
+            ("boxes", (1, 300, 4), "float32"),
+            ("scores", (1, 300), "float32"),
+            ("labels", (1, 300), "int32"),
+            ("n_valid", (1, 1), "float32"),
+        )
+    ),
     threshold_permille=250,
     memory_bytes=1_245_824,
     provenance={"licence": "AGPL-3.0"},
@@ -46,6 +65,10 @@ def package(tmp_path: Path) -> Path:
         "labels": "".join(f"{label}\n" for label in LABELS).encode(),
         "memory_report": b"{}",
         "simulator": graph_of(msgspec.json.encode(FACTS).decode()),
+        "golden": golden_of(
+            [np.full((SIDE, SIDE, 3), 128, np.uint8)], graph=Graph(tiny().graph()), count=1
+        ),
+        "receipt": encode_receipt(receipt_of()),
     }
     for role, data in contents.items():
         (folder / FILE_NAMES[role]).write_bytes(data)
@@ -88,6 +111,56 @@ def test_a_release_is_every_file_of_the_package_and_what_its_graph_tells(package
     assert manifest.memory_bytes == FACTS.memory_bytes
     assert manifest.provenance == FACTS.provenance
     assert (manifest.labels, manifest.frame_rate) == (len(LABELS), 30)
+
+
+def test_a_release_says_what_was_measured_and_what_its_probe_must_find(package: Path) -> None:
+    manifest, _ = make_release(package, name="shapes", version=1)
+
+    assert manifest.receipt == Receipt(
+        metric="mAP50-95", float_permille=537, quantised_permille=521
+    )
+    assert manifest.golden == Golden(tolerance_permille=GOLDEN_TOLERANCE_PERMILLE)
+
+
+@pytest.mark.parametrize("role", ["golden", "receipt"])
+def test_a_package_without_proof_is_a_release_without_claims(role: Role, package: Path) -> None:
+    (package / FILE_NAMES[role]).unlink()
+
+    manifest, _ = make_release(package, name="shapes", version=1)
+
+    assert getattr(manifest, role) is None
+    assert manifest.file(role) is None
+
+
+def test_the_receipt_of_another_network_is_refused(package: Path) -> None:
+    other = encode_receipt(receipt_of(network_name="nba9876543210"))
+    (package / "receipt.json").write_bytes(other)
+
+    with pytest.raises(ExportError, match=f"receipt of {NETWORK_NAME}, got that of nba9876543210"):
+        make_release(package, name="shapes", version=1)
+
+
+def test_a_receipt_that_does_not_read_is_refused(package: Path) -> None:
+    (package / "receipt.json").write_bytes(b"{}")
+
+    with pytest.raises(ExportError, match="not a receipt"):
+        make_release(package, name="shapes", version=1)
+
+
+@pytest.mark.parametrize("side", [SIDE, SIDE + 32])
+def test_a_golden_set_that_an_agent_could_not_read_is_refused(side: int, package: Path) -> None:
+    graph = Graph(tiny().graph())
+    data = golden_of([np.full((SIDE, SIDE, 3), 128, np.uint8)], graph=graph, count=1)
+    shapes = msgspec.structs.replace(
+        FACTS,
+        input=Input(width=side, height=side, color="RGB"),
+        outputs=(*FACTS.outputs, *FACTS.outputs[: int(side == SIDE)]),
+    )
+    (package / "golden.npz").write_bytes(data)
+    (package / "simulator.onnx").write_bytes(graph_of(msgspec.json.encode(shapes).decode()))
+
+    with pytest.raises(MalformedError, match="golden"):
+        make_release(package, name="shapes", version=1)
 
 
 def test_graph_and_labels_alone_are_a_release_for_simulated_cameras(package: Path) -> None:
@@ -236,7 +309,8 @@ def test_what_an_agent_would_refuse_is_refused_here(
 ) -> None:
     facts = msgspec.structs.replace(FACTS, **changes)
     (package / "simulator.onnx").write_bytes(graph_of(msgspec.json.encode(facts).decode()))
-    (package / "dnnParams.xml").unlink()
+    for role in ("dnn_params", "golden", "receipt"):  # They would be refused first.
+        (package / FILE_NAMES[role]).unlink()
 
     with pytest.raises(RefusedError):
         make_release(package, name="shapes", version=1)
