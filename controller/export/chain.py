@@ -6,35 +6,37 @@ batches, names and converter flags are ours.
 """
 
 import hashlib
-import json
+import random
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 import ultralytics.utils.export.imx as stock
 from ultralytics import YOLO
 
-from controller.export.convert import convert, memory_bytes, output_shapes
+from controller.export.convert import convert, memory_bytes, memory_report, output_shapes
 from controller.export.facts import Facts
+from controller.export.heads import inference_centred
 from controller.export.lower import lower
 from controller.export.pack import FILE_NAMES, collect
-from controller.export.quantise import Batches, batches_of, export_onnx, inference_centred, quantise
+from controller.export.provenance import network_name, provenance_of
+from controller.export.quantise import Batches, batches_of, export_onnx, quantise
+from controller.export.search import weights_budget
 from controller.export.wire import KEPT, BuildRequest, Job, Progress
 from shared.decode.labels import write_labels
 from shared.errors import ExportError, RefusedError
 from shared.release import Input, Output, Task
 
-LICENCE = "AGPL-3.0"  # Of models that Ultralytics trained.
-TOOLS = (
-    "ultralytics-opencv-headless", "torch", "model-compression-toolkit", "mct-quantizers",
-    "edge-mdt-cl", "edge-mdt-tpc", "imx500-converter", "uni-pytorch", "sdspconv", "onnx", "numpy",
-)  # fmt: skip
-TASKS: tuple[Task, ...] = ("detect", "classify")  # The others come with the exporter's own issue.
-NAME_CHARACTERS = 12  # Of the hash: two networks of one fleet will not share it.
+OUTPUTS: dict[Task, tuple[str, ...]] = {
+    "detect": ("boxes", "scores", "labels", "n_valid"),
+    "pose": ("boxes", "scores", "labels", "keypoints"),
+    "segment": ("boxes", "scores", "labels", "coefficients", "protos"),
+    "classify": ("scores",),
+}
 CONVERTER_LINES = 15  # About what it prints; only the progress bar depends on it.
 
 Tell = Callable[[Progress], None]
@@ -48,6 +50,7 @@ class _Chain:
     folder: Path
     package: Path
     weights: Path
+    weights_sha256: str
     tell: Tell
     facts: list[Facts] = field(default_factory=list)
 
@@ -58,11 +61,17 @@ def build(job: Job, *, tell: Tell) -> Facts:
     Raises:
         ExportError: The model cannot be loaded, quantised or converted.
     """
-    torch.manual_seed(0)
-    folder = Path(job.folder)
-    chain = _Chain(job.request, folder, folder / "package", folder / "model.pt", tell)
+    _seed(job.request.seed)
+    folder, given = Path(job.folder), Path(job.request.model)
+    chain = _Chain(
+        request=job.request,
+        folder=folder,
+        package=folder / "package",
+        weights=folder / "model.pt",
+        weights_sha256=_weights_sha256(given),
+        tell=tell,
+    )
     chain.package.mkdir()
-    shutil.copyfile(job.request.model, chain.weights)  # Ultralytics writes beside the model.
     model = _load(chain)
     stock._inference = inference_centred  # noqa: SLF001 - see above.
     stock.torch2imx = lambda model, **given: _export(
@@ -72,8 +81,9 @@ def build(job: Job, *, tell: Tell) -> Facts:
         format="imx",
         data=job.request.data,
         imgsz=[job.request.height, job.request.width],
+        fraction=job.request.fraction,
         batch=1,
-        device="cpu",
+        device=job.request.device,
         workers=1,
     )
     if not chain.facts:
@@ -81,17 +91,35 @@ def build(job: Job, *, tell: Tell) -> Facts:
     return chain.facts[0]
 
 
+def _seed(seed: int) -> None:
+    """Make every library choose alike in two builds."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - it is MCT that uses it.
+    torch.manual_seed(seed)
+
+
+def _weights_sha256(given: Path) -> str:
+    """Return the hash of the file; a structure that Ultralytics ships counts by its name."""
+    content = given.read_bytes() if given.is_file() else given.name.encode()
+    return hashlib.sha256(content).hexdigest()
+
+
 def _load(chain: _Chain) -> YOLO:
+    given = chain.request.model
     try:
+        if Path(given).suffix == ".pt":
+            shutil.copyfile(given, chain.weights)  # Ultralytics writes beside the model.
+        else:
+            YOLO(given).save(str(chain.weights))
         model = YOLO(str(chain.weights))
     except Exception as error:
-        given = chain.request.model
         why = str(error).replace(str(chain.weights), given)  # It knows only our copy.
         raise ExportError(
             f"{given} does not load as a YOLO model: {why}. Only load models whose origin you trust"
         ) from error
-    if model.task not in TASKS:
-        raise ExportError(f"expected a model for {' or '.join(TASKS)}, got one for {model.task}")
+    if model.task not in OUTPUTS:
+        known = ", ".join(OUTPUTS)
+        raise ExportError(f"expected a model for {known}, got one for {model.task}")
     try:
         write_labels(_labels(model))  # Now, not after minutes.
     except RefusedError as error:
@@ -118,13 +146,16 @@ def _export(
             Progress("quantise", done, total, "calibration pictures")
         ),
     )
-    name = _name(chain, batches)
+    calibration = _calibration(batches)
+    name = network_name(
+        chain.request,
+        weights_sha256=chain.weights_sha256,
+        calibration_sha256=calibration["sha256"],
+    )
     network = chain.folder / f"{name}.onnx"
-    quantised = quantise(model, batches=batches)
-    chain.tell(Progress("quantise", text="writing the quantised network"))
-    export_onnx(quantised, network, task=model.task, request=chain.request, batches=batches)
+    _quantise(chain, model, network, batches)
     _convert(chain, network)
-    facts = _facts(chain, model, network, batches)
+    facts = _facts(chain, model, network, calibration)
     chain.tell(Progress("lower", text="the simulator graph"))
     labels = _labels(model)
     lower(network, chain.package / FILE_NAMES["simulator"], facts=facts, labels=labels)
@@ -133,6 +164,37 @@ def _export(
         _keep(chain, network, metadata)
     chain.facts.append(facts)
     return str(chain.package)
+
+
+def _quantise(chain: _Chain, model: torch.nn.Module, network: Path, batches: Batches) -> None:
+    """Write the quantised network: at eight bits, or squeezed where it would not fit."""
+    request, budget = chain.request, None
+    if request.mixed_precision == "always":
+        budget = weights_budget(request, task=model.task, model=str(model))
+    _write(chain, model, network, batches, budget=budget)
+    if request.mixed_precision != "auto":
+        return
+    chain.tell(Progress("fit", text="does it fit the sensor at eight bits?"))
+    report = memory_report(network, chain.folder / "fit")
+    if report.is_fit:
+        chain.tell(Progress("fit", text=f"yes: {report.words}"))
+        return
+    budget = float(request.weights_memory or report.weights_left_bytes)
+    chain.tell(Progress("search", text=f"no: {report.words}; which layers bear fewer bits?"))
+    _write(chain, model, network, batches, budget=budget)
+
+
+def _write(
+    chain: _Chain,
+    model: torch.nn.Module,
+    network: Path,
+    batches: Batches,
+    *,
+    budget: float | None,
+) -> None:
+    quantised = quantise(model, chain.request, batches=batches, weights_memory=budget)
+    chain.tell(Progress("quantise", text="writing the quantised network"))
+    export_onnx(quantised, network, task=model.task, request=chain.request, batches=batches)
 
 
 def _keep(chain: _Chain, network: Path, metadata: Mapping[str, object]) -> None:
@@ -159,32 +221,31 @@ def _convert(chain: _Chain, network: Path) -> None:
     collect(converted, chain.package, network=network.stem)
 
 
-def _facts(chain: _Chain, model: torch.nn.Module, network: Path, batches: Batches) -> Facts:
+def _facts(
+    chain: _Chain, model: torch.nn.Module, network: Path, calibration: Mapping[str, str]
+) -> Facts:
     request = chain.request
     return Facts(
         task=model.task,
         network_name=network.stem,
         input=Input(width=request.width, height=request.height, color="RGB"),
         outputs=_outputs(model.task, network, chain.package / FILE_NAMES["dnn_params"]),
+        keypoints=model.model[-1].kpt_shape[0] if model.task == "pose" else None,
         threshold_permille=request.threshold_permille,
         memory_bytes=memory_bytes(chain.package / FILE_NAMES["memory_report"]),
-        provenance={
-            "arguments": json.dumps(_arguments(request), sort_keys=True),
-            "calibration_sha256": _digest(batches),
-            "licence": LICENCE,
-            "weights_sha256": hashlib.sha256(chain.weights.read_bytes()).hexdigest(),
-            **_tools(),
-        },
+        provenance=provenance_of(
+            request, weights_sha256=chain.weights_sha256, calibration=calibration
+        ),
     )
 
 
-def _outputs(task: str, network: Path, dnn_params: Path) -> tuple[Output, ...]:
+def _outputs(task: Task, network: Path, dnn_params: Path) -> tuple[Output, ...]:
     """Return the outputs as the sensor gives them: one frame at a time, in the network's order."""
-    names = ("boxes", "scores", "labels", "n_valid") if task == "detect" else ("scores",)
     graph = onnx.load(network, load_external_data=False).graph
+    shapes = output_shapes(dnn_params)
     return tuple(
         Output(name=name, shape=(1, *shape), dtype=_dtype(value))
-        for name, shape, value in zip(names, output_shapes(dnn_params), graph.output, strict=True)
+        for name, shape, value in zip(OUTPUTS[task], shapes, graph.output, strict=True)
     )
 
 
@@ -192,36 +253,10 @@ def _dtype(value: onnx.ValueInfoProto) -> str:
     return str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name)
 
 
-def _name(chain: _Chain, batches: Batches) -> str:
-    """Return a name that no other weights, pictures, arguments or tools give."""
-    parts = {
-        "weights": hashlib.sha256(chain.weights.read_bytes()).hexdigest(),
-        "calibration": _digest(batches),
-        "arguments": _arguments(chain.request),
-        "tools": _tools(),
-    }
-    text = json.dumps(parts, sort_keys=True).encode()
-    return f"n{hashlib.sha256(text).hexdigest()[:NAME_CHARACTERS]}"
-
-
-def _arguments(request: BuildRequest) -> Mapping[str, int]:
-    """Return what changes the network; where files lie and how long we wait does not."""
-    return {
-        "calibration_images": request.calibration_images,
-        "height": request.height,
-        "width": request.width,
-        "iou_permille": request.iou_permille,
-        "objects_max": request.objects_max,
-        "threshold_permille": request.threshold_permille,
-    }
-
-
-def _tools() -> dict[str, str]:
-    return {tool: version(tool) for tool in TOOLS}
-
-
-def _digest(batches: Batches) -> str:
-    digest = hashlib.sha256()
+def _calibration(batches: Batches) -> dict[str, str]:
+    """Return how many pictures calibrate, and the hash of their pixels as the network sees them."""
+    digest, images = hashlib.sha256(), 0
     for (batch,) in batches():
         digest.update(batch.numpy().tobytes())
-    return digest.hexdigest()
+        images += len(batch)
+    return {"images": str(images), "sha256": digest.hexdigest()}

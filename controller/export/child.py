@@ -4,6 +4,7 @@ It works in the folder that the parent gave, tells how far it is, ends when the 
 explains what it can explain. What the libraries print lands in the parent's log.
 """
 
+import io
 import os
 import signal
 import threading
@@ -23,6 +24,8 @@ from controller.export.wire import (
     Progress,
 )
 from shared.errors import ExportError
+
+SECONDS_BETWEEN_STEPS = 1.0  # Of one progress bar.
 
 
 def main() -> int:
@@ -48,12 +51,32 @@ def _carry_out(order: Order, tell: Callable[[Progress], None]) -> Built | Evalua
     """Import what it takes, which takes seconds: first show a sign of life."""
     tell(Progress("load", text="torch, Ultralytics and Sony's tools"))
     if isinstance(order, Job):
+        _tell_bars(tell)
         from controller.export.chain import build  # noqa: PLC0415
 
         return Built(build(order, tell=tell))
     from controller.export.measure import evaluate  # noqa: PLC0415
 
     return evaluate(order, tell=tell)
+
+
+def _tell_bars(tell: Callable[[Progress], None]) -> None:
+    """Make MCT's progress bars messages: it has no other way to say how far it is.
+
+    It takes ``tqdm`` by name when it is imported, so this comes first.
+    """
+    import tqdm  # noqa: PLC0415 - it is the export extra's.
+
+    class Told(tqdm.tqdm):  # type: ignore[misc]
+        def __init__(self, *values: object, **options: object) -> None:
+            quiet = {"file": io.StringIO(), "mininterval": SECONDS_BETWEEN_STEPS}
+            super().__init__(*values, **{**options, **quiet})
+
+        def display(self, *_: object, **__: object) -> None:
+            text = (self.desc or "layers").strip(": ").lower()
+            tell(Progress("quantise", int(self.n), int(self.total or 0), text))
+
+    tqdm.tqdm = Told
 
 
 def _send(out: IO[bytes], message: Message) -> None:

@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -39,6 +40,21 @@ _ERROR = re.compile(_TIMED + "ERROR ?: ")
 Told = Callable[[str], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Whether the sensor holds a network.
+
+    Attributes:
+        is_fit: It does.
+        words: What it takes, for people.
+        weights_left_bytes: What its weights may take in all so that it does; 0 where it does.
+    """
+
+    is_fit: bool
+    words: str
+    weights_left_bytes: int = 0
+
+
 class _Memory(msgspec.Struct, frozen=True):
     usage: str = msgspec.field(name="Memory Usage")
     available: str = msgspec.field(name="Total Memory Available On Chip")
@@ -49,7 +65,24 @@ class _Report(msgspec.Struct, frozen=True):
     memory: _Memory = msgspec.field(name="Memory Report")
 
 
-def convert(network: Path, target: Path, *, told: Told, converter: Path | None = None) -> None:
+def memory_report(network: Path, target: Path) -> Fit:
+    """Return whether the network fits: the converter knows in a third of a conversion's time.
+
+    Raises:
+        ExportError: The network has an operation that the sensor cannot do.
+    """
+    convert(network, target, told=lambda _: None, only_report=True)
+    return Fit(is_fit=True, words="")
+
+
+def convert(
+    network: Path,
+    target: Path,
+    *,
+    told: Told,
+    converter: Path | None = None,
+    only_report: bool = False,
+) -> None:
     """Turn the quantised ONNX file into what the sensor loads.
 
     Args:
@@ -57,6 +90,7 @@ def convert(network: Path, target: Path, *, told: Told, converter: Path | None =
         target: The folder for the converter's files.
         told: Is called with each line that the converter prints.
         converter: Its program; None: the one of this interpreter's environment.
+        only_report: Only the memory report and dnnParams.xml.
 
     Raises:
         ExportError: The network does not fit the sensor, or has an operation it cannot do.
@@ -67,6 +101,7 @@ def convert(network: Path, target: Path, *, told: Told, converter: Path | None =
         *("-o", str(target)),
         *("--no-input-persistency", "--overwrite-output"),
         *("--report-size-unit", "B"),
+        *(("--memory-report",) if only_report else ()),
     ]
     try:
         with subprocess.Popen(

@@ -81,8 +81,17 @@ class _Lowering:
         return output
 
 
-def lower(source: Path, target: Path, *, facts: Facts, labels: Iterable[str]) -> None:
+def lower(
+    source: Path, target: Path, *, facts: Facts, labels: Iterable[str], is_strict: bool = True
+) -> None:
     """Write the simulator graph of a quantised network.
+
+    Args:
+        source: What MCT exported.
+        target: The file to write.
+        facts: Go into its metadata.
+        labels: Names by class.
+        is_strict: Refuse coordinates whose constants were quantised to other values.
 
     Raises:
         ExportError: The network has an operator that this module does not know.
@@ -91,8 +100,9 @@ def lower(source: Path, target: Path, *, facts: Facts, labels: Iterable[str]) ->
     lowering = _Lowering(_constants(model.graph))
     for node in model.graph.node:
         _lower_node(lowering, node)
-    _check_coordinates(lowering, model.graph)
     outputs, parameters = _outputs(lowering, model.graph)
+    if is_strict and lowering.nms is not None:
+        _check_coordinates(lowering, model.graph, outputs)
     graph = _graph(lowering, model.graph, outputs)
     opsets = [opset for opset in model.opset_import if not opset.domain]
     lowered = helper.make_model(
@@ -161,11 +171,14 @@ def _lower_activation(lowering: _Lowering, node: onnx.NodeProto, quantiser: _Qua
     lowering.add("Mul", [clipped, _scalar(lowering, step)], output)
 
 
-def _check_coordinates(lowering: _Lowering, graph: onnx.GraphProto) -> None:
-    """See that the constants between the last convolution and the NMS's boxes kept their values."""
+def _check_coordinates(lowering: _Lowering, graph: onnx.GraphProto, outputs: list[str]) -> None:
+    """See that constants between the last convolutions and what comes out kept their values.
+
+    Those are a detector's anchors, centre and strides, and a pose network's once more for its
+    keypoints. The scores have none.
+    """
     makers = {output: node for node in graph.node for output in node.output}
-    waiting = [lowering.nms.input[0]] if lowering.nms else []
-    seen: set[str] = set()
+    waiting, seen = list(outputs), set[str]()
     while waiting:
         name = waiting.pop()
         node = makers.get(name)

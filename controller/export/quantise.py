@@ -1,9 +1,7 @@
 """From Ultralytics' traced model to a quantised ONNX file, with Sony's MCT. Imports torch.
 
-Eight bits everywhere but for the coordinates, which take sixteen, and no mixed-precision search:
-a network that fits at eight bits gains nothing from it, and it takes minutes. The anchors of the
-detection head are taken relative to the image's centre, because their quantised constants are then
-exact up to 1,024 px; stock anchors lose 0.19 of mAP at 640 px.
+Eight bits everywhere but for the coordinates, which take sixteen, and no mixed-precision search
+unless the network does not fit: one that does gains nothing from it, and it takes minutes.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,32 +13,18 @@ from edgemdt_tpc import get_target_platform_capabilities
 from ultralytics.utils.export.imx import NMSWrapper
 from ultralytics.utils.patches import onnx_export_patch
 
+from controller.export.heads import coordinate_nodes
 from controller.export.wire import BuildRequest
 from shared.errors import ExportError
 
 CALIBRATION_BATCH = 5  # MCT keeps a histogram a batch and tensor: batches of one took over 24 GB.
 TPC_VERSION = "4.0"  # The newest that declares 16-bit activations for an IMX500.
 COORDINATE_BITS = 16
-_COORDINATE_OPERATIONS = frozenset({"sub", "add", "mul", "cat"})
+SEARCH_IMAGES = 10  # As Ultralytics does: each goes through the network once for each candidate.
+Z_THRESHOLD_NONE = float("inf")
 
 Batches = Callable[[], Iterator[list[torch.Tensor]]]
 Told = Callable[[int, int], None]
-
-
-def inference_centred(
-    head: torch.nn.Module, outputs: dict[str, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return boxes (1, N, 4) in pixels, x_min y_min x_max y_max, and scores (1, N, classes).
-
-    Takes the place of the exported head's own decoding (bound to the head as a method).
-    """
-    anchors, strides = head.anchors.unsqueeze(0), head.strides  # In cells; pixels a cell.
-    centre = ((anchors + 0.5) * strides).amax(-1, keepdim=True) / 2  # Half the width and height.
-    offset = anchors - centre / strides
-    left_top, right_bottom = head.dfl(outputs["boxes"]).chunk(2, 1)
-    corners = torch.cat([offset - left_top, offset + right_bottom], 1) * strides
-    boxes = corners + torch.cat([centre, centre], 1)
-    return boxes.transpose(1, 2), outputs["scores"].sigmoid().permute(0, 2, 1)
 
 
 def batches_of(dataset: Iterable[dict[str, torch.Tensor]], *, images: int, told: Told) -> Batches:
@@ -64,55 +48,76 @@ def batches_of(dataset: Iterable[dict[str, torch.Tensor]], *, images: int, told:
     return generate
 
 
-def quantise(model: torch.nn.Module, *, batches: Batches) -> torch.nn.Module:
-    """Return the model with its weights and activations quantised after training."""
-    bits = mct.core.BitWidthConfig()
-    for name in coordinate_nodes(model):
-        only = mct.core.common.network_editors.NodeNameFilter(name)
-        bits.set_manual_activation_bit_width([only], COORDINATE_BITS)
-    config = mct.core.CoreConfig(
-        quantization_config=mct.core.QuantizationConfig(concat_threshold_update=True),
-        bit_width_config=bits,
+def quantise(
+    model: torch.nn.Module,
+    request: BuildRequest,
+    *,
+    batches: Batches,
+    weights_memory: float | None = None,
+) -> torch.nn.Module:
+    """Return the model with its weights and activations quantised after training.
+
+    Args:
+        model: Ultralytics' model, ready to be traced.
+        request: Method, statistics and their options.
+        batches: The calibration pictures.
+        weights_memory: Bytes that the weights may take; MCT then searches for the layers that bear
+            fewer bits. None: eight bits everywhere.
+    """
+    capabilities = get_target_platform_capabilities(tpc_version=TPC_VERSION, device_type="imx500")
+    config = _core_config(model, request, is_search=weights_memory is not None)
+    budget = (
+        None
+        if weights_memory is None
+        else mct.core.ResourceUtilization(weights_memory=weights_memory)
     )
+    if request.method == "gptq":
+        quantised, _ = mct.gptq.pytorch_gradient_post_training_quantization(
+            model=model,
+            representative_data_gen=batches,
+            target_resource_utilization=budget,
+            core_config=config,
+            gptq_config=mct.gptq.get_pytorch_gptq_config(
+                n_epochs=request.gptq_epochs,
+                use_hessian_based_weights=False,  # MCT's Hessian does not know softmax.
+                use_hessian_sample_attention=False,
+            ),
+            target_platform_capabilities=capabilities,
+        )
+        return quantised
     quantised, _ = mct.ptq.pytorch_post_training_quantization(
         in_module=model,
         representative_data_gen=batches,
+        target_resource_utilization=budget,
         core_config=config,
-        target_platform_capabilities=get_target_platform_capabilities(
-            tpc_version=TPC_VERSION, device_type="imx500"
-        ),
+        target_platform_capabilities=capabilities,
     )
     return quantised
 
 
-def coordinate_nodes(model: torch.nn.Module) -> tuple[str, ...]:
-    """Return the names of the nodes that compute coordinates; none in a classifier.
-
-    By structure, not by number: everything downstream of the convolution that turns the
-    distribution of a side into its distance.
-    """
-    graph = torch.fx.symbolic_trace(model).graph
-    downstream: set[torch.fx.Node] = set()
-    for node in graph.nodes:
-        is_source = node.op == "call_module" and str(node.target).endswith("dfl.conv")
-        if is_source or downstream.intersection(node.all_input_nodes):
-            downstream.add(node)
-    return tuple(
-        node.name
-        for node in graph.nodes
-        if node in downstream and _operation(node) in _COORDINATE_OPERATIONS
+def _core_config(
+    model: torch.nn.Module, request: BuildRequest, *, is_search: bool
+) -> "mct.core.CoreConfig":
+    bits = mct.core.BitWidthConfig()
+    for name in coordinate_nodes(model):
+        only = mct.core.common.network_editors.NodeNameFilter(name)
+        bits.set_manual_activation_bit_width([only], COORDINATE_BITS)
+    method = mct.core.QuantizationErrorMethod[request.error_method.upper()]
+    z_threshold = Z_THRESHOLD_NONE if request.z_threshold is None else request.z_threshold
+    return mct.core.CoreConfig(
+        mixed_precision_config=(
+            mct.core.MixedPrecisionQuantizationConfig(num_of_images=SEARCH_IMAGES)
+            if is_search
+            else None
+        ),
+        quantization_config=mct.core.QuantizationConfig(
+            activation_error_method=method,
+            z_threshold=z_threshold,
+            shift_negative_activation_correction=request.shift_negative,
+            concat_threshold_update=True,
+        ),
+        bit_width_config=bits,
     )
-
-
-def _operation(node: torch.fx.Node) -> str:
-    """Return the operation's name; ``tensor - proxy`` is traced as a method."""
-    match node.op:
-        case "call_method":
-            return str(node.target)
-        case "call_function":
-            return str(getattr(node.target, "__name__", ""))
-        case _:
-            return ""
 
 
 def export_onnx(
