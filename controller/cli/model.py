@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from controller.cli.checking import check
 from controller.cli.fleet import opened, passphrase_for
 from controller.cli.terminal import Format, Terminal, output_option, passphrase_option
 from shared.release import parse_release
@@ -112,3 +113,6 @@ def _announce(terminal: Terminal, status: "ReleaseStatus") -> None:
     else:
         terminal.say(f"{status.release} is unsigned. Next: fleetctl release sign {status.release}")
     terminal.document(status)
+
+
+model.add_command(check)

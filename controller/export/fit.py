@@ -28,6 +28,7 @@ from shared.release import SENSOR_MEMORY_BYTES
 
 FIXED_BYTES = 240_000.0
 PARAMETER_BYTES = 1.0
+PARAMETER_BYTES_MIN = 0.25  # Two bits each, the fewest that the sensor's tools give.
 PIXEL_BYTES = 5.7
 PIXEL_BYTES_A_WIDTH = 22.0  # More for each pixel at full width.
 MARGIN = 0.06  # Twice the largest error of a known point.
@@ -70,6 +71,11 @@ def predict_bytes(*, parameters: int, width: float, height_pixels: int, width_pi
     """
     working = height_pixels * width_pixels * (PIXEL_BYTES + PIXEL_BYTES_A_WIDTH * width)
     return round(FIXED_BYTES + PARAMETER_BYTES * parameters + working)
+
+
+def squeezed_bytes(predicted_bytes: int, *, parameters: int) -> int:
+    """Return the least that mixed precision can make of it: the working memory stays."""
+    return predicted_bytes - round((PARAMETER_BYTES - PARAMETER_BYTES_MIN) * parameters)
 
 
 def judge(predicted_bytes: int) -> Fit:

@@ -1,32 +1,28 @@
-"""What can be known in a second before minutes are spent. Imports no torch.
+"""What can be known in seconds before minutes are spent. Imports no torch.
 
-Every check says what was expected, what was found, and what to do about it.
+Every finding says what was found, and what to do where it does not do. ``model check`` shows all of
+them; ``model build`` ends with the first that is refused. Both look at the same.
 """
 
-import re
-import shutil
-import subprocess
-import zipfile
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-import yaml
-
+from controller.export import machine
+from controller.export.checkpoint import WHAT_TO_DO, read_checkpoint
+from controller.export.dataset import check_match, open_dataset
+from controller.export.finding import Finding, RefusedFindingError, refusal
+from controller.export.fit import judge, predict_bytes, side_that_fits, squeezed_bytes
+from controller.export.network import TASKS, Network
+from controller.export.structure import SUFFIXES, read_structure
 from controller.export.wire import KEPT_SUFFIX, BuildRequest
-from shared.errors import ExportError
-from shared.release import INPUT_PIXELS_MAX, INPUT_PIXELS_MIN
+from shared.decode.labels import write_labels
+from shared.errors import ExportError, RefusedError
+from shared.release import INPUT_PIXELS_MAX, INPUT_PIXELS_MIN, SENSOR_MEMORY_BYTES
 
-JAVA_VERSION_MIN = 17
-JAVA_SECONDS = 30  # A cold JVM on a busy machine.
 STRIDE_PIXELS = 32  # The coarsest grid of a YOLO network.
-DISK_BYTES_MIN = 3 * 1024**3  # MCT and the converter keep several copies of the network.
-MEMORY_BYTES_MIN = 6 * 1024**3  # At 320 px the converter's JVM takes 4.7 GB, Python 1.4 GB.
-MEMORY_BYTES_LARGE_MIN = 9 * 1024**3  # At 640 px.
-LARGE_PIXELS = 512
-DATA_BYTES_MAX = 1024 * 1024
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-_EXTRA = ("torch", "ultralytics", "model_compression_toolkit", "edgemdt_tpc", "onnx")
-_JAVA_VERSION = re.compile(r'version "(?:1\.)?(\d+)')
+IMAGES_RECOMMENDED = 300  # By Sony, to calibrate with.
+SMALLER = "yolo11n or yolov8n, at full width or less"
 
 
 def check(request: BuildRequest, *, work: Path) -> None:
@@ -39,151 +35,193 @@ def check(request: BuildRequest, *, work: Path) -> None:
     Raises:
         ExportError: It says which expectation is not met and what to do.
     """
-    for side in (request.height, request.width):
-        _check_size(side)
-    _check_model(Path(request.model))
-    _check_data(request.data)
-    _check_out(Path(request.out))
-    _check_keep(request.keep)
-    _check_extra()
-    check_java()
-    _check_room(work, max(request.height, request.width))
+    for finding in examine(request, work=work):
+        if finding.verdict == "refused":
+            raise ExportError(": ".join(filter(None, (finding.found, finding.remedy))))
 
 
-def check_java(java: str = "java") -> None:
-    """Refuse where Sony's converter would not start.
+def examine(request: BuildRequest, *, work: Path) -> Iterator[Finding]:
+    """Yield what is found, the cheap and the likely first.
 
-    Raises:
-        ExportError: There is no Java, or it is too old.
+    Args:
+        request: What is to be built; with neither data nor ``out`` it is only looked at.
+        work: Where temporary files would lie.
     """
-    what_to_do = (
-        f"Sony's converter needs Java {JAVA_VERSION_MIN} or newer: "
-        "apt install openjdk-17-jre-headless (or newer)"
-    )
+    yield _tried("input size", partial(_check_size, request))
     try:
-        answer = subprocess.run(
-            [java, "-version"], capture_output=True, check=True, text=True, timeout=JAVA_SECONDS
-        )
-    except FileNotFoundError as error:
-        raise ExportError(f"there is no Java on this machine. {what_to_do}") from error
-    except (OSError, subprocess.SubprocessError) as error:
-        raise ExportError(f"Java does not start ({error}). {what_to_do}") from error
-    match = _JAVA_VERSION.search(answer.stderr + answer.stdout)
-    if match is None or int(match[1]) < JAVA_VERSION_MIN:
-        found = match[1] if match else "one that does not tell its version"
-        raise ExportError(f"expected Java {JAVA_VERSION_MIN} or newer, found {found}. {what_to_do}")
-
-
-def _check_size(imgsz: int) -> None:
-    if not INPUT_PIXELS_MIN <= imgsz <= INPUT_PIXELS_MAX or imgsz % STRIDE_PIXELS:
-        raise ExportError(
-            f"expected an image size of {INPUT_PIXELS_MIN} to {INPUT_PIXELS_MAX} pixels, "
-            f"a multiple of {STRIDE_PIXELS}; got {imgsz}"
-        )
-
-
-def _check_model(model: Path) -> None:
-    what_to_do = "expected a model that Ultralytics trained, e.g. runs/detect/train/weights/best.pt"
-    if model.is_dir():
-        raise ExportError(f"{model} is a folder: {what_to_do}")
-    if not model.is_file():
-        raise ExportError(f"there is no model file {model}: {what_to_do}")
-    if model.suffix != ".pt":
-        raise ExportError(f"{model.name} is not a .pt file: {what_to_do}")
-    try:
-        with zipfile.ZipFile(model) as archive:
-            is_model = any(name.endswith("data.pkl") for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ExportError(f"{model} does not read as a model ({error}): {what_to_do}") from error
-    if not is_model:
-        raise ExportError(f"{model} is a zip file but holds no model: {what_to_do}")
-
-
-def _check_data(data: str) -> None:
-    """Refuse what Ultralytics would replace silently by a data set from the internet."""
-    what_to_do = "expected the data set's YAML file, or a classifier's folder (--data shapes.yaml)"
-    if not data:
-        raise ExportError(
-            f"calibration needs pictures like those that the camera sees: {what_to_do}"
-        )
-    path = Path(data)
-    if path.is_dir():
-        folders = [path / split for split in ("val", "test", "train")]
-    elif path.is_file():
-        folders = _folders_of(path)
+        network = _read(request.model)
+    except ExportError as error:
+        yield refusal("model file", error)
     else:
-        raise ExportError(f"there is no data set {data}: {what_to_do}")
-    if not any(_has_image(folder) for folder in folders):
-        raise ExportError(f"the data set {data} has no pictures in its validation split")
+        yield _read_finding(network)
+        yield from _examine_network(network, request)
+        yield from _examine_data(network, request)
+    if request.out:
+        yield _tried("output", partial(_check_outputs, request))
+    yield from _examine_machine(request, work)
 
 
-def _folders_of(data: Path) -> list[Path]:
-    """Return where a data file says that its pictures are."""
-    if data.stat().st_size > DATA_BYTES_MAX:
-        raise ExportError(f"expected a data file of at most {DATA_BYTES_MAX} bytes: {data}")
-    try:
-        document = yaml.safe_load(data.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ExportError(f"{data} does not read as YAML: {error}") from error
-    if not isinstance(document, dict) or "names" not in document or "val" not in document:
-        raise ExportError(f"expected the keys train, val and names in {data}")
-    root = data.parent / str(document.get("path") or ".")
-    places = document["val"]
-    return [root / str(place) for place in (places if isinstance(places, list) else [places])]
+def _examine_network(network: Network, request: BuildRequest) -> Iterator[Finding]:
+    yield _tried("task", partial(_check_task, network))
+    yield _tried("family", partial(_check_family, network))
+    yield _tried("classes", partial(_check_classes, network))
+    if network.family is not None and network.parameters:
+        yield Finding(
+            "scale",
+            f"{network.called}: {network.parameters:,} parameters, {network.width:g} of full width",
+        )
+        yield _tried("fit on the chip", partial(_check_fit, network, request))
 
 
-def _has_image(place: Path) -> bool:
-    """Return whether there are pictures; a list of them in a text file counts."""
-    if place.is_file():
-        return place.suffix == ".txt" and place.stat().st_size > 0
-    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in place.rglob("*"))
-
-
-def _check_out(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ExportError(f"{out} is already there: name a new folder")
-
-
-def _check_keep(keep: str | None) -> None:
-    if keep is None:
+def _examine_data(network: Network, request: BuildRequest) -> Iterator[Finding]:
+    if not (request.data or request.out):
+        yield Finding("calibration data", "none named", "warned", "a build needs --data")
         return
-    if not keep.endswith(KEPT_SUFFIX):
-        raise ExportError(
-            f"expected a folder whose name ends in {KEPT_SUFFIX}, by which Ultralytics knows it; "
-            f"got {keep}"
-        )
-    _check_out(Path(keep))
-
-
-def _check_extra() -> None:
-    missing = [name for name in _EXTRA if find_spec(name) is None]
-    if missing:
-        raise ExportError(
-            f"the export extra is not installed (missing: {', '.join(missing)}). "
-            "Run, in imxfleet's folder: make export"
-        )
-
-
-def _check_room(work: Path, imgsz: int) -> None:
-    free = shutil.disk_usage(work).free
-    if free < DISK_BYTES_MIN:
-        raise ExportError(f"expected {DISK_BYTES_MIN >> 20} MB free in {work}, found {free >> 20}")
-    needed = MEMORY_BYTES_LARGE_MIN if imgsz > LARGE_PIXELS else MEMORY_BYTES_MIN
-    available = _memory_available()
-    if available is not None and available < needed:
-        raise ExportError(
-            f"expected {needed >> 20} MB of memory available, found {available >> 20}: "
-            "close other programs, or build on a larger machine"
-        )
-
-
-def _memory_available() -> int | None:
-    """Return what Linux says is available; None where it does not say."""
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
+        dataset = open_dataset(request.data)
+    except ExportError as error:
+        yield refusal("calibration data", error)
+        return
+    count = len(dataset.images)
+    taken = min(round(count * request.fraction), request.calibration_images)
+    found = f"{count} pictures, {taken} of them to calibrate with"
+    if taken < IMAGES_RECOMMENDED:
+        remedy = f"{IMAGES_RECOMMENDED} or more are recommended: fewer may cost accuracy"
+        yield Finding("calibration data", found, "warned", remedy)
+    else:
+        yield Finding("calibration data", found)
+    yield _tried("labels", lambda: Finding("labels", check_match(dataset, network)))
+
+
+def _examine_machine(request: BuildRequest, work: Path) -> Iterator[Finding]:
+    pixels = max(request.height, request.width)
+    yield _tried("Python", machine.check_python)
+    yield _tried("export extra", machine.check_extra)
+    yield _tried("Java", machine.check_java)
+    yield _tried("memory", partial(machine.check_memory, pixels, machine.memory_available()))
+    yield _tried("disk", partial(machine.check_disk, work))
+
+
+def _tried(what: str, look: Callable[[], Finding]) -> Finding:
+    try:
+        return look()
+    except ExportError as error:
+        return refusal(what, error)
+
+
+def _check_size(request: BuildRequest) -> Finding:
+    for side in (request.height, request.width):
+        if not INPUT_PIXELS_MIN <= side <= INPUT_PIXELS_MAX or side % STRIDE_PIXELS:
+            raise RefusedFindingError(
+                f"expected an image size of {INPUT_PIXELS_MIN} to {INPUT_PIXELS_MAX} pixels, "
+                f"a multiple of {STRIDE_PIXELS}; got {side}",
+                f"--imgsz {_nearest_size(side)}",
+            )
+    return Finding("input size", f"{request.height} high, {request.width} wide")
+
+
+def _nearest_size(side: int) -> int:
+    bounded = min(max(side, INPUT_PIXELS_MIN), INPUT_PIXELS_MAX)
+    return round(bounded / STRIDE_PIXELS) * STRIDE_PIXELS
+
+
+def _read(model: str) -> Network:
+    path = Path(model)
+    return read_structure(model) if path.suffix in SUFFIXES else read_checkpoint(path)
+
+
+def _read_finding(network: Network) -> Finding:
+    if network.is_trained:
+        return Finding("model file", "a checkpoint that runs no foreign code")
+    return Finding(
+        "model file", "a structure without weights", "warned", f"to detect something: {WHAT_TO_DO}"
+    )
+
+
+def _check_task(network: Network) -> Finding:
+    if network.task not in TASKS:
+        raise RefusedFindingError(
+            f"expected a model for {', '.join(TASKS)}, got one for {network.task.lower()}",
+            f"train one of those tasks: {SMALLER}",
+        )
+    return Finding("task", network.task)
+
+
+def _check_family(network: Network) -> Finding:
+    if network.family is not None:
+        return Finding("family", network.family)
+    is_end2end = network.layers[-1:] and network.layers[-1].endswith("(end2end)")
+    why = (
+        "its head chooses its objects itself, without the NMS that the sensor's tools put in"
+        if is_end2end
+        else "its layers are not those of YOLO11n or YOLOv8n, which the sensor's tools take"
+    )
+    raise RefusedFindingError(
+        f"the model is {network.called}, which cannot be exported: {why}",
+        f"train {SMALLER}, with the same data",
+    )
+
+
+def _check_classes(network: Network) -> Finding:
+    try:
+        write_labels(network.labels)
+    except RefusedError as error:
+        raise RefusedFindingError(
+            f"the model's class names do not do: {error}",
+            "rename them in the data set and train again",
+        ) from error
+    shown = ", ".join(network.labels[:3]) + (", ..." if len(network.labels) > 3 else "")  # noqa: PLR2004
+    points = f"; {network.keypoints[0]} keypoints" if network.keypoints else ""
+    return Finding("classes", f"{len(network.labels)} ({shown}){points}")
+
+
+def _check_fit(network: Network, request: BuildRequest) -> Finding:
+    what = "fit on the chip"
+    predicted = predict_bytes(
+        parameters=network.parameters,
+        width=network.width,
+        height_pixels=request.height,
+        width_pixels=request.width,
+    )
+    found = (
+        f"about {predicted:,} of {SENSOR_MEMORY_BYTES:,} bytes "
+        f"({predicted / SENSOR_MEMORY_BYTES:.0%}) at 8 bit"
+    )
+    fits = judge(predicted)
+    if fits == "fits":
+        return Finding(what, found)
+    remedy = _remedy(network)
+    if fits == "may not fit":
+        return Finding(what, f"{found}: it may not fit", "warned", remedy)
+    squeezed = squeezed_bytes(predicted, parameters=network.parameters)
+    if request.mixed_precision != "always" or judge(squeezed) == "does not fit":
+        raise RefusedFindingError(
+            f"{network.called} does not fit the sensor: it needs {found}", remedy
+        )
+    return Finding(
+        what, f"{found}: most weights would get 2 or 4 bits", "warned", "expect a loss of accuracy"
+    )
+
+
+def _remedy(network: Network) -> str:
+    side = side_that_fits(parameters=network.parameters, width=network.width, step=STRIDE_PIXELS)
+    if side < INPUT_PIXELS_MIN:
+        return f"train {SMALLER}, with the same data"
+    return f"--imgsz {min(side, INPUT_PIXELS_MAX)} or less, or a narrower network"
+
+
+def _check_outputs(request: BuildRequest) -> Finding:
+    _check_new(Path(request.out))
+    if request.keep is not None:
+        if not request.keep.endswith(KEPT_SUFFIX):
+            raise ExportError(
+                f"expected a folder whose name ends in {KEPT_SUFFIX}, by which Ultralytics knows "
+                f"it; got {request.keep}"
+            )
+        _check_new(Path(request.keep))
+    return Finding("output", request.out)
+
+
+def _check_new(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RefusedFindingError(f"{folder} is already there", "name a new folder")
