@@ -62,7 +62,7 @@ from shared.card import Card
 from shared.errors import BrokerError, OperatorError, StorageError, UnsignedError
 from shared.identity import Identity
 from shared.messages import parse_time
-from shared.release import Manifest, open_manifest, parse_release
+from shared.release import Manifest, Role, open_manifest, parse_release
 from shared.topics import is_name
 from shared.trust import open_root
 
@@ -254,6 +254,17 @@ class Controller:
         """Return one release with its manifest."""
         data = self._store.blob(self._manifest_sha256(release))
         return self._release(release), msgspec.json.decode(data, type=Manifest)
+
+    def read_release(self, release: str, role: Role) -> bytes | None:
+        """Return a release's file of that role, or None where it has none.
+
+        Raises:
+            OperatorError: The store has no such release.
+            StorageError: A byte is missing or changed.
+        """
+        _, manifest = self.show_release(release)
+        file = manifest.file(role)
+        return None if file is None else self._store.blob(file.sha256)
 
     # Rollouts. ``rollout`` is an id (r-7) or a name (its newest). They write intentions.
 
