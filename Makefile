@@ -4,6 +4,8 @@
 #   make test   [ARGS="-k trust"]             the tests
 #   make test-export                          a model trained, built and rolled out for real (as export; minutes)
 #   make bench  [ARGS="-o json"]              the main job in numbers, 1 to 200 agents (minutes)
+#   make bench-export [ARGS="--sizes 320"]   the exporter beside `yolo export format=imx` (as export; an hour)
+#   make export-matrix [ARGS="--models DIR"] every family, task and size through the exporter (as export; hours)
 #   make check                                lint, format, types, import direction
 #   make export                               installs what `fleetctl model build` needs (torch; Java 17)
 #   make clean                                take .venv and the caches away
@@ -15,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # By exact version, and before everything else: a plain range brings another build.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: help demo test test-export bench check export clean
+.PHONY: help demo test test-export bench bench-export export-matrix check export clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -32,6 +34,12 @@ test-export: .venv/.export
 
 bench: .venv/.dev
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-export: .venv/.export
+	@$(BIN)/python -m benchmarks.export $(ARGS)
+
+export-matrix: .venv/.export
+	@$(BIN)/python -m benchmarks.export.matrix $(ARGS)
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

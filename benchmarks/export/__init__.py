@@ -1,0 +1,1 @@
+"""Measures the exporter: `make bench-export` beside stock, `make export-matrix` for every task."""

@@ -1,0 +1,95 @@
+"""Memory of all processes that this one started, sampled; and the end of those that take too much.
+
+RSS, which counts shared pages once for each process: what a machine must have, rather too much than
+too little. Java's is kept apart: the converter is Java, all else Python.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SAMPLE_SECONDS = 0.2
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(slots=True)
+class Peak:
+    """The most that was seen at once, of all together and of each kind."""
+
+    together_bytes: int = 0
+    python_bytes: int = 0
+    java_bytes: int = 0
+    is_ended: bool = False  # Above the limit: all of it was killed.
+    sessions: set[int] = field(default_factory=set)  # Who loses its parent stays in its own.
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    parent: int
+    session: int
+    name: str
+    rss_bytes: int
+
+
+@contextmanager
+def watched(limit_bytes: int | None = None) -> Iterator[Peak]:
+    """Sample what this process starts meanwhile; kill all of it above the limit."""
+    peak, is_over = Peak(), threading.Event()
+    thread = threading.Thread(target=_watch, args=(peak, is_over, limit_bytes), daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def _watch(peak: Peak, is_over: threading.Event, limit_bytes: int | None) -> None:
+    while not is_over.wait(SAMPLE_SECONDS):
+        found = _descendants(_processes(), peak)
+        java = sum(one.rss_bytes for one in found.values() if one.name == "java")
+        everything = sum(one.rss_bytes for one in found.values())
+        peak.together_bytes = max(peak.together_bytes, everything)
+        peak.java_bytes = max(peak.java_bytes, java)
+        peak.python_bytes = max(peak.python_bytes, everything - java)
+        if limit_bytes is not None and everything > limit_bytes:
+            peak.is_ended = True
+            for pid in found:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _descendants(processes: dict[int, _Process], peak: Peak) -> dict[int, _Process]:
+    ours = os.getsid(0)
+    found: dict[int, _Process] = {}
+    size = -1
+    while size != len(found):  # Until nobody's child is new.
+        size = len(found)
+        for pid, one in processes.items():
+            if one.parent == os.getpid() or one.parent in found or one.session in peak.sessions:
+                found[pid] = one
+                if one.session != ours:
+                    peak.sessions.add(one.session)
+    return found
+
+
+def _processes() -> dict[int, _Process]:
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        with suppress(OSError, ValueError, IndexError):  # It ended meanwhile.
+            found[int(folder.name)] = _read(folder)
+    return found
+
+
+def _read(folder: Path) -> _Process:
+    text = (folder / "stat").read_text(encoding="utf-8", errors="replace")
+    name, _, rest = text.partition("(")[2].rpartition(")")
+    fields = rest.split()
+    pages = int((folder / "statm").read_text(encoding="ascii").split()[1])
+    return _Process(int(fields[1]), int(fields[3]), name, pages * _PAGE)
