@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
-from time import monotonic, strftime
 
 import msgspec
 import numpy as np
@@ -26,13 +25,14 @@ from benchmarks.export import shapes
 from benchmarks.export.accuracy import Accuracy, Asked, measure
 from benchmarks.export.agreement import Agreement, Seen, agreement, guesses_agreement
 from benchmarks.export.processes import watched
+from benchmarks.export.stopwatch import Stopwatch, say
 from benchmarks.export.table import markdown
 from controller.cli.terminal import Terminal
 from controller.export.build import build_package
 from controller.export.pack import FILE_NAMES
 from controller.export.predict import read_package
 from controller.export.provenance import tools
-from controller.export.wire import BuildRequest, Progress
+from controller.export.wire import BuildRequest
 from shared.decode.labels import read_labels
 from shared.decode.rle import decode_mask
 from shared.decode.task import decoder_of
@@ -152,32 +152,6 @@ def _row(given: argparse.Namespace, family: str, task: str, pixels: int) -> Row:
         accuracy=reached,
         agreement=compared(package, kept, shapes.held_out(data, given.compared, pixels=pixels)),
     )
-
-
-class Stopwatch:
-    """Counts the seconds of each step that a build tells, and says when a new one begins."""
-
-    def __init__(self, name: str) -> None:
-        """Begin."""
-        self._name = name
-        self._stage = "start"
-        self._since = monotonic()
-        self._seconds: dict[str, float] = {}
-
-    def __call__(self, progress: Progress) -> None:
-        """Take what the build tells."""
-        if progress.stage != self._stage:
-            self.stop()
-            self._stage = progress.stage
-            say(f"{self._name}: {progress.stage}")
-
-    def stop(self) -> dict[str, float]:
-        """End the step; return the seconds of all so far."""
-        now = monotonic()
-        taken = self._seconds.get(self._stage, 0.0) + now - self._since
-        self._seconds[self._stage] = round(taken, 1)
-        self._since = now
-        return self._seconds
 
 
 def compared(package: Path, kept: Path, pictures: list[shapes.Pixels]) -> Agreement:
@@ -302,12 +276,6 @@ def _wanted(given: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
         default = CLASSIFY_SIZES if task == "classify" else SIZES
         for pixels in given.sizes or default:
             yield family, task, pixels
-
-
-def say(text: str) -> None:
-    """Say how far it is."""
-    sys.stderr.write(f"{strftime('%H:%M:%S')} {text}\n")
-    sys.stderr.flush()
 
 
 def words(text: str) -> tuple[str, ...]:
