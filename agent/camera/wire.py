@@ -146,7 +146,7 @@ class CameraFailed(_Message, frozen=True, kw_only=True):
     """The camera cannot go on; the child ends after this.
 
     Codes: ``missing``, ``busy``, ``start_failed``, ``release`` (a file of the release is no good),
-    ``unavailable`` (a library is not installed), ``unsupported``, ``crashed``, ``protocol``.
+    ``unavailable`` (a library is not installed), ``crashed``, ``protocol``.
     """
 
     code: str

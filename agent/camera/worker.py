@@ -32,7 +32,7 @@ from agent.camera.wire import (
 from shared.decode.labels import read_labels
 from shared.decode.task import Decoder, decoder_of
 from shared.detections import without_excess
-from shared.errors import FleetError, RefusedError, UnsupportedError
+from shared.errors import FleetError, RefusedError
 from shared.golden import agreement_permille, read_golden
 from shared.limits import MANIFEST_BYTES, TEXT_CHARACTERS_MAX
 from shared.messages import decode
@@ -59,8 +59,6 @@ def main() -> int:
     try:
         _run(job, say, stopping)
     except FailedError as error:
-        return _fail(say, error.code, error.text)
-    except UnsupportedError as error:
         return _fail(say, error.code, error.text)
     except RefusedError as error:
         return _fail(say, "release", error.text)

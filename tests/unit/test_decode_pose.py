@@ -122,6 +122,7 @@ def test_only_what_reaches_the_threshold_comes_out_best_first() -> None:
         ((*tensors(rows=2)[:3], np.zeros((1, ROWS - 1, 3 * POINTS), np.float32)), "shapes"),
         ((*tensors(rows=2)[:3], np.zeros((1, 3 * POINTS, ROWS), np.float32)), "shapes"),
         ((*tensors(rows=2)[:3], np.array(0.0)), "shapes"),
+        ((*tensors(rows=2)[:2], np.zeros((1, 7), np.int32), tensors(rows=2)[3]), "shapes"),
         (tuple(tensor[:, :0] for tensor in tensors(rows=2)), "shapes"),
         ((tensors(rows=2)[0][:, :9], *tensors(rows=2)[1:]), "shapes"),
     ],
