@@ -18,7 +18,9 @@ from typing import IO
 
 import msgspec
 
+from controller.export.ending import deliver, explain, why_silent
 from controller.export.facts import Facts
+from controller.export.machine import memory_available
 from controller.export.preflight import check
 from controller.export.wire import (
     KEPT,
@@ -35,8 +37,6 @@ from controller.export.wire import (
 )
 from shared.errors import ExportError
 
-LOG_LINES_SHOWN = 12
-LOG_BYTES_SHOWN = 8_192
 STOP_SECONDS = 10.0
 
 Tell = Callable[[Progress], None]
@@ -59,9 +59,9 @@ def build_package(request: BuildRequest, *, progress: Tell) -> Facts:
         order = Job(request=request, folder=str(work))
         built = _run(order, work, progress, seconds_max=request.seconds_max)
         assert isinstance(built, Built)
-        shutil.copytree(work / "package", request.out, dirs_exist_ok=True)
+        deliver(work / "package", Path(request.out))
         if request.keep is not None:
-            shutil.copytree(work / KEPT, request.keep, dirs_exist_ok=True)
+            deliver(work / KEPT, Path(request.keep))
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return built.facts
@@ -98,20 +98,29 @@ def _run(order: Order, work: Path, progress: Tell, *, seconds_max: float) -> Bui
             env=_environment(work),
             start_new_session=True,
         )
+    available = memory_available()
     timer = threading.Timer(seconds_max, _kill, [child])
     timer.daemon = True
     timer.start()
     try:
-        return _converse(child, order, log, progress)
+        outcome = _converse(child, order, progress)
+        if outcome is not None:
+            return outcome
+        child.wait(timeout=STOP_SECONDS)
+        limit = None if timer.is_alive() else seconds_max
+    except ExportError as error:
+        raise explain(error, work) from error
     finally:
         timer.cancel()
         _kill(child)
         child.wait(timeout=STOP_SECONDS)
+    why = why_silent(child.returncode, log, limit=limit, available=available)
+    raise explain(ExportError(why), work)
 
 
 def _converse(
-    child: subprocess.Popen[bytes], order: Order, log: Path, progress: Tell
-) -> Built | Evaluated:
+    child: subprocess.Popen[bytes], order: Order, progress: Tell
+) -> Built | Evaluated | None:
     assert child.stdin is not None
     assert child.stdout is not None
     # The pipe stays open: its end tells the child that we are gone.
@@ -119,10 +128,11 @@ def _converse(
         with suppress(BrokenPipeError):  # It died at once; its log says why.
             to_child.write(msgspec.json.encode(order) + b"\n")
             to_child.flush()
-        return _outcome(from_child, log, progress)
+        return _outcome(from_child, progress)
 
 
-def _outcome(from_child: IO[bytes], log: Path, progress: Tell) -> Built | Evaluated:
+def _outcome(from_child: IO[bytes], progress: Tell) -> Built | Evaluated | None:
+    """Return what the child made; None: it ended before it said so."""
     while line := from_child.readline(LINE_BYTES):
         match _message(line):
             case Progress() as step:
@@ -131,7 +141,7 @@ def _outcome(from_child: IO[bytes], log: Path, progress: Tell) -> Built | Evalua
                 return outcome
             case Failed(text):
                 raise ExportError(text)
-    raise ExportError(f"the exporter's process ended without a word. Its last lines:\n{_end(log)}")
+    return None
 
 
 def _message(line: bytes) -> Message:
@@ -148,6 +158,7 @@ def _environment(work: Path) -> dict[str, str]:
         "YOLO_AUTOINSTALL": "False",
         "YOLO_OFFLINE": "True",
         "YOLO_CONFIG_DIR": str(work),
+        "ULTRALYTICS_SAFE_LOAD": "1",  # Nothing but known layers: see controller.export.checkpoint.
         "PYTHONPATH": os.pathsep.join(filter(None, (_root(), os.environ.get("PYTHONPATH")))),
     }
     return {**os.environ, **ours}
@@ -162,8 +173,3 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
     """End the child with all that it started."""
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-
-
-def _end(log: Path) -> str:
-    text = log.read_bytes()[-LOG_BYTES_SHOWN:].decode(errors="replace")
-    return "\n".join(text.splitlines()[-LOG_LINES_SHOWN:])

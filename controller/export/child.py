@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Callable
 from typing import IO
 
@@ -18,6 +19,7 @@ from controller.export.wire import (
     Built,
     Evaluated,
     Failed,
+    ImportJob,
     Job,
     Message,
     Order,
@@ -25,6 +27,7 @@ from controller.export.wire import (
 )
 from shared.errors import ExportError
 
+FAILURE_CHARACTERS_MAX = 2_000
 SECONDS_BETWEEN_STEPS = 1.0  # Of one progress bar.
 
 
@@ -43,12 +46,21 @@ def main() -> int:
         what_to_do = "Run, in imxfleet's folder: make export"
         _send(out, Failed(f"the export extra is not installed: {error}. {what_to_do}"))
         return 1
+    except Exception as error:  # noqa: BLE001 - any library's; the log has its traceback.
+        traceback.print_exc()
+        what = f"{type(error).__name__}: {error}"[:FAILURE_CHARACTERS_MAX]
+        _send(out, Failed(f"the exporter failed: {what}"))
+        return 1
     _send(out, outcome)
     return 0
 
 
 def _carry_out(order: Order, tell: Callable[[Progress], None]) -> Built | Evaluated:
     """Import what it takes, which takes seconds: first show a sign of life."""
+    if isinstance(order, ImportJob):
+        from controller.export.importing import import_network  # noqa: PLC0415
+
+        return Built(import_network(order, tell=tell))
     tell(Progress("load", text="torch, Ultralytics and Sony's tools"))
     if isinstance(order, Job):
         _tell_bars(tell)

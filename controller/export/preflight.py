@@ -57,7 +57,7 @@ def examine(request: BuildRequest, *, work: Path) -> Iterator[Finding]:
         yield from _examine_network(network, request)
         yield from _examine_data(network, request)
     if request.out:
-        yield _tried("output", partial(_check_outputs, request))
+        yield _tried("output", partial(check_outputs, request))
     yield from _examine_machine(request, work)
 
 
@@ -210,7 +210,13 @@ def _remedy(network: Network) -> str:
     return f"--imgsz {min(side, INPUT_PIXELS_MAX)} or less, or a narrower network"
 
 
-def _check_outputs(request: BuildRequest) -> Finding:
+def check_outputs(request: BuildRequest) -> Finding:
+    """Refuse folders that are in use, or that Ultralytics would not know.
+
+    Raises:
+        ExportError: It says which folder.
+    """
+    """Return where the package goes; refuse what is there already."""
     _check_new(Path(request.out))
     if request.keep is not None:
         if not request.keep.endswith(KEPT_SUFFIX):
