@@ -18,10 +18,12 @@ from typing import IO
 
 import msgspec
 
+from controller.export import cache
 from controller.export.ending import deliver, explain, why_silent
-from controller.export.facts import Facts
-from controller.export.machine import memory_available
-from controller.export.preflight import check
+from controller.export.facts import Facts, read_facts
+from controller.export.machine import check_import, memory_available
+from controller.export.pack import FILE_NAMES
+from controller.export.preflight import check, check_outputs
 from controller.export.wire import (
     KEPT,
     LINE_BYTES,
@@ -30,6 +32,7 @@ from controller.export.wire import (
     EvalRequest,
     Evaluated,
     Failed,
+    ImportJob,
     Job,
     Message,
     Order,
@@ -38,20 +41,26 @@ from controller.export.wire import (
 from shared.errors import ExportError
 
 STOP_SECONDS = 10.0
+IMPORT_SECONDS_MAX = 1_800.0  # A conversion of the largest takes two minutes, if undisturbed.
 
 Tell = Callable[[Progress], None]
 
 
-def build_package(request: BuildRequest, *, progress: Tell) -> Facts:
+def build_package(request: BuildRequest, *, progress: Tell, is_cached: bool = True) -> Facts:
     """Build the package in ``request.out``; return what is known of it.
 
     Args:
         request: The model, the data and the options.
         progress: Is told how far the build is.
+        is_cached: Take an earlier build of the same inputs in its place, and keep this one.
 
     Raises:
         ExportError: It cannot be built; the text says why and what to do.
     """
+    key = cache.key_of(request) if is_cached else None
+    earlier = cache.find(key, needs_kept=request.keep is not None)
+    if earlier is not None:
+        return _take(earlier, request, progress)
     # mkdtemp's name holds nothing that the converter's shell would take apart.
     work = Path(tempfile.mkdtemp(prefix="imxfleet-export-"))
     try:
@@ -59,9 +68,46 @@ def build_package(request: BuildRequest, *, progress: Tell) -> Facts:
         order = Job(request=request, folder=str(work))
         built = _run(order, work, progress, seconds_max=request.seconds_max)
         assert isinstance(built, Built)
-        deliver(work / "package", Path(request.out))
-        if request.keep is not None:
-            deliver(work / KEPT, Path(request.keep))
+        kept = None if request.keep is None else work / KEPT
+        cache.keep(key, work / "package", kept)
+        _deliver(request, work / "package", kept)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return built.facts
+
+
+def _take(earlier: Path, request: BuildRequest, progress: Tell) -> Facts:
+    check_outputs(request)
+    progress(Progress("cache", text="the same inputs were built before"))
+    kept = None if request.keep is None else earlier / cache.KEPT
+    _deliver(request, earlier / cache.PACKAGE, kept)
+    return read_facts(Path(request.out) / FILE_NAMES["simulator"])
+
+
+def _deliver(request: BuildRequest, package: Path, kept: Path | None) -> None:
+    deliver(package, Path(request.out))
+    if request.keep is not None and kept is not None:
+        deliver(kept, Path(request.keep))
+
+
+def import_package(source: Path, out: Path, *, progress: Tell) -> Facts:
+    """Make a package in ``out`` of a folder that plain Ultralytics exported.
+
+    Args:
+        source: The folder.
+        out: A folder; it must not exist, or be empty.
+        progress: Is told how far it is.
+
+    Raises:
+        ExportError: It cannot be imported; the text says why and what to do.
+    """
+    work = Path(tempfile.mkdtemp(prefix="imxfleet-import-"))
+    try:
+        check_import(work)
+        order = ImportJob(source=str(source), folder=str(work))
+        built = _run(order, work, progress, seconds_max=IMPORT_SECONDS_MAX)
+        assert isinstance(built, Built)
+        deliver(work / "package", out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return built.facts
