@@ -1,13 +1,17 @@
 """``fleetctl release``: what the store holds, what is signed, and whether it is what was signed."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
+from controller.cli.accuracy import print_receipt, receipt_document
 from controller.cli.fleet import opened, passphrase_for
 from controller.cli.terminal import Format, Terminal, output_option, passphrase_option
 
 if TYPE_CHECKING:
+    from controller.differences import Described, Difference, Value
+    from controller.service import Controller
     from controller.status import ReleaseStatus
     from shared.release import Manifest
 
@@ -40,14 +44,43 @@ def ls(output: Format) -> None:
 @click.argument("name_version", metavar="NAME@VERSION")
 @output_option
 def show(name_version: str, output: Format) -> None:
-    """Show a release, its files and where it comes from."""
+    """Show a release, its files, its measured accuracy and where it comes from."""
     with opened() as controller:
         status, manifest = controller.show_release(name_version)
+        found = _described(controller, name_version)
+    receipt = found.receipt and receipt_document(found.receipt, found.labels)
     terminal = Terminal(output)
-    terminal.facts(_facts(status, manifest), document={"release": status, "manifest": manifest})
+    terminal.facts(
+        _facts(status, manifest),
+        document={"release": status, "manifest": manifest, "receipt": receipt},
+    )
     if output == "table":
         rows = [(f.role, f.name, size_words(f.bytes), f.sha256[:12]) for f in manifest.files]
         terminal.table(("role", "file", "size", "sha256"), rows, documents=(), empty="")
+        if found.receipt is not None:
+            print_receipt(terminal, found.receipt, found.labels)
+
+
+@release.command()
+@click.argument("one", metavar="NAME@VERSION")
+@click.argument("other", metavar="NAME@VERSION")
+@output_option
+def diff(one: str, other: str, output: Format) -> None:
+    """Show what differs between two releases: accuracy, sizes, memory, labels, origin."""
+    from controller.differences import differences  # noqa: PLC0415 - for --help
+
+    with opened() as controller:
+        first, second = _described(controller, one), _described(controller, other)
+    found = differences(first, second)
+    Terminal(output).table(
+        ("", "what", one, other, "change"),
+        [
+            (it.about, it.name, value_words(it.one), value_words(it.other), _change(it))
+            for it in found
+        ],
+        documents=[{**asdict(it), "change": it.change} for it in found],
+        empty=f"{one} and {other} have the same accuracy, sizes, labels and origin.",
+    )  # fmt: skip
 
 
 @release.command()
@@ -76,6 +109,39 @@ def verify(name_version: str, output: Format) -> None:
     terminal.say(f"{status.release}: {status.files} files, {size_words(status.bytes)},")
     terminal.say(f"signed, every byte as signed (manifest {status.manifest_sha256[:12]}).")
     terminal.document(status)
+
+
+def _described(controller: "Controller", name_version: str) -> "Described":
+    from controller.differences import Described  # noqa: PLC0415 - for --help
+    from controller.export.receipt import read_receipt  # noqa: PLC0415
+    from shared.decode.labels import read_labels  # noqa: PLC0415
+
+    _, manifest = controller.show_release(name_version)
+    labels = controller.read_release(name_version, "labels")
+    receipt = controller.read_release(name_version, "receipt")
+    return Described(
+        manifest=manifest,
+        labels=() if labels is None else read_labels(labels),
+        receipt=None if receipt is None else read_receipt(receipt),
+    )
+
+
+def value_words(value: "Value") -> str:
+    """Return one side of a difference as people read it."""
+    if value is None:
+        return "-"
+    return (
+        f"{value:,}"
+        if isinstance(value, int)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else value
+    )
+
+
+def _change(difference: "Difference") -> str:
+    change = difference.change
+    return "" if change is None else f"{change:+,}"
 
 
 def size_words(size_bytes: int) -> str:
