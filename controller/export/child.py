@@ -47,9 +47,9 @@ def main() -> int:
         _send(out, Failed(f"the export extra is not installed: {error}. {what_to_do}"))
         return 1
     except Exception as error:  # noqa: BLE001 - any library's; the log has its traceback.
-        traceback.print_exc()
         what = f"{type(error).__name__}: {error}"[:FAILURE_CHARACTERS_MAX]
         _send(out, Failed(f"the exporter failed: {what}"))
+        traceback.print_exc()  # After it: the log may be what filled the disk.
         return 1
     _send(out, outcome)
     return 0
