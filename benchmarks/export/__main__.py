@@ -144,7 +144,7 @@ def _ours(
     began, fault = monotonic(), ""
     with watched(limit_bytes) as peak:
         try:
-            build_package(request, progress=Stopwatch(f"ours {pixels}"))
+            build_package(request, progress=Stopwatch(f"ours {pixels}"), is_cached=False)
         except ExportError as error:
             fault = _line(str(error))
     return _side(peak, monotonic() - began, package, fault, limit_bytes)

@@ -38,6 +38,18 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
     return Finding("Python", found)
 
 
+def check_import(work: Path) -> None:
+    """Refuse where Sony's converter would not run.
+
+    Raises:
+        ExportError: Something is missing on this machine.
+    """
+    check_python()
+    check_extra()
+    check_java()
+    check_disk(work)
+
+
 def check_extra(names: tuple[str, ...] = _EXTRA) -> Finding:
     """Refuse where the export extra is not installed.
 

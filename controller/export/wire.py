@@ -110,7 +110,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
     folder: str
 
 
-Order = Job | EvalRequest
+class ImportJob(msgspec.Struct, frozen=True, kw_only=True, tag="import"):
+    """Make a package of a folder that plain Ultralytics exported; ``folder`` as in a job."""
+
+    source: str
+    folder: str
+
+
+Order = Job | EvalRequest | ImportJob
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
