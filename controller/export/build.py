@@ -24,6 +24,7 @@ from controller.export.facts import Facts, read_facts
 from controller.export.machine import check_import, memory_available
 from controller.export.pack import FILE_NAMES
 from controller.export.preflight import check, check_outputs
+from controller.export.receipt import Receipt, check_accuracy, read_receipt
 from controller.export.wire import (
     KEPT,
     LINE_BYTES,
@@ -57,6 +58,8 @@ def build_package(request: BuildRequest, *, progress: Tell, is_cached: bool = Tr
     Raises:
         ExportError: It cannot be built; the text says why and what to do.
     """
+    if not request.eval_images:
+        _check_accuracy(request, None)  # Refused now, not after minutes.
     key = cache.key_of(request) if is_cached else None
     earlier = cache.find(key, needs_kept=request.keep is not None)
     if earlier is not None:
@@ -85,9 +88,20 @@ def _take(earlier: Path, request: BuildRequest, progress: Tell) -> Facts:
 
 
 def _deliver(request: BuildRequest, package: Path, kept: Path | None) -> None:
+    """Hand the package over, unless it lost too much: then it stays in the cache only."""
+    receipt = package / FILE_NAMES["receipt"]
+    _check_accuracy(request, read_receipt(receipt.read_bytes()) if receipt.is_file() else None)
     deliver(package, Path(request.out))
     if request.keep is not None and kept is not None:
         deliver(kept, Path(request.keep))
+
+
+def _check_accuracy(request: BuildRequest, receipt: Receipt | None) -> None:
+    check_accuracy(
+        receipt,
+        min_permille=request.min_map_permille,
+        max_drop_permille=request.max_drop_permille,
+    )
 
 
 def import_package(source: Path, out: Path, *, progress: Tell) -> Facts:

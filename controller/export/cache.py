@@ -34,12 +34,7 @@ def key_of(request: BuildRequest) -> str | None:
             "model": _digest(Path(request.model)),
             "data": data,
             "arguments": dict(arguments_of(request)),
-            "measured": [
-                request.golden_images,
-                request.eval_images,
-                request.min_map_permille,
-                request.max_drop_permille,
-            ],
+            "measured": [request.golden_images, request.eval_images],
             "tools": tools(),
             "code": _code(),
         }

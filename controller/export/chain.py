@@ -22,7 +22,9 @@ from controller.export.convert import convert, memory_bytes, memory_report, outp
 from controller.export.facts import Facts
 from controller.export.heads import inference_centred
 from controller.export.lower import lower
+from controller.export.measure import add_proof
 from controller.export.pack import FILE_NAMES, collect
+from controller.export.pictures import digest_of
 from controller.export.provenance import network_name, provenance_of
 from controller.export.quantise import Batches, batches_of, export_onnx, quantise
 from controller.export.search import weights_budget
@@ -52,6 +54,7 @@ class _Chain:
     weights: Path
     weights_sha256: str
     tell: Tell
+    calibrated: frozenset[str] = frozenset()  # Digests of the pictures.
     facts: list[Facts] = field(default_factory=list)
 
 
@@ -88,6 +91,13 @@ def build(job: Job, *, tell: Tell) -> Facts:
     )
     if not chain.facts:
         raise ExportError("Ultralytics ended without having reached the export")
+    add_proof(
+        chain.package,
+        chain.request,
+        weights=str(chain.weights),
+        calibrated=chain.calibrated,
+        tell=tell,
+    )
     return chain.facts[0]
 
 
@@ -147,6 +157,7 @@ def _export(
         ),
     )
     calibration = _calibration(batches)
+    chain.calibrated = frozenset(digest_of(one) for (batch,) in batches() for one in batch)
     name = network_name(
         chain.request,
         weights_sha256=chain.weights_sha256,

@@ -1,7 +1,7 @@
 """What proves a package: its receipt and its golden set. Imports torch.
 
-A build adds both to its package, and stops here where the network is not accurate enough: nothing
-is signed then. ``model eval`` measures any package again, on any data, beside Ultralytics' export.
+A build adds both to its package; whether it is accurate enough to be signed is decided from the
+receipt alone. ``model eval`` measures any package again, on any data, beside Ultralytics' export.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from controller.export.facts import Facts, read_facts
 from controller.export.goldens import TRIED_MAX, golden_of
 from controller.export.pack import FILE_NAMES, files_of
 from controller.export.pictures import HeldOut, held_out
-from controller.export.receipt import check_accuracy, encode_receipt
+from controller.export.receipt import encode_receipt
 from controller.export.wire import BuildRequest, EvalRequest, Evaluated, Progress
 from shared.decode.labels import read_labels
 from shared.graph import Graph
@@ -33,40 +33,37 @@ Tell = Callable[[Progress], None]
 def add_proof(
     package: Path, request: BuildRequest, *, weights: str, calibrated: frozenset[str], tell: Tell
 ) -> None:
-    """Add receipt and golden set to a package.
+    """Add receipt and golden set to a package; without labelled pictures there is no receipt.
 
     Args:
         package: The folder, complete but for them.
-        request: The data, how many pictures, and the least accuracy.
+        request: The data, and how many pictures.
         weights: The model before quantisation.
         calibrated: Digests of the pictures that it was quantised with.
         tell: Is told how far it is.
 
     Raises:
-        ExportError: The network is less accurate than the request allows.
+        ExportError: The data does not read.
     """
-    limits = (request.min_map_permille, request.max_drop_permille)
-    receipt = None
-    if request.eval_images or request.golden_images:
-        facts, labels = _read(package)
-        pictures = held_out(
-            request.data,
-            facts=facts,
-            labels=labels,
-            images=request.eval_images or TRIED_MAX,
-            calibrated=calibrated,
+    if not request.eval_images and not request.golden_images:
+        return
+    facts, labels = _read(package)
+    pictures = held_out(
+        request.data,
+        facts=facts,
+        labels=labels,
+        images=request.eval_images or TRIED_MAX,
+        calibrated=calibrated,
+    )
+    _add_golden(package, pictures, count=request.golden_images, tell=tell)
+    if request.eval_images:
+        graphs: dict[Kind, Graph] = {"quantised": open_graph(_simulator(package))}
+        measured = _measured(
+            graphs, pictures, facts=facts, labels=labels, weights=weights, tell=tell
         )
-        _add_golden(package, pictures, count=request.golden_images, tell=tell)
-        if request.eval_images:
-            graphs: dict[Kind, Graph] = {"quantised": open_graph(_simulator(package))}
-            measured = _measured(
-                graphs, pictures, facts=facts, labels=labels, weights=weights, tell=tell
-            )
-            if measured["quantised"].classes:  # Else nothing is true of any picture.
-                receipt = receipt_of(facts, pictures, measured, files=_sizes(package))
-    check_accuracy(receipt, min_permille=limits[0], max_drop_permille=limits[1])
-    if receipt is not None:
-        (package / FILE_NAMES["receipt"]).write_bytes(encode_receipt(receipt))
+        if measured["quantised"].classes:  # Else nothing is true of any picture.
+            receipt = receipt_of(facts, pictures, measured, files=_sizes(package))
+            (package / FILE_NAMES["receipt"]).write_bytes(encode_receipt(receipt))
 
 
 def evaluate(request: EvalRequest, *, tell: Tell) -> Evaluated:
