@@ -2,7 +2,7 @@
 
 As Ultralytics does it: a detector's picture keeps its proportions, lies in the middle and has grey
 around it; a classifier's is scaled until it covers the input, and its middle is cut out. The one
-difference is rounding, by a grey level (tests/export/test_predict.py compares the two). Pure.
+difference is rounding, by a grey level (tests/export/test_stock.py compares the two). Pure.
 """
 
 from dataclasses import dataclass
@@ -120,7 +120,9 @@ def _sampled(picture: Pixels, size: Size) -> Pixels:
     if (width, height) == size:
         return picture
     scales = (width / size[0], 0.0, 0.0, 0.0, height / size[1], 0.0)
-    image = Image.fromarray(picture)
-    return np.asarray(
-        image.transform(size, Image.Transform.AFFINE, scales, Image.Resampling.BILINEAR)
-    )
+    sides = []
+    for side in np.moveaxis(picture, 2, 0):  # In floats: of bytes, Pillow would cut fractions off.
+        image = Image.fromarray(side.astype(np.float32))
+        sampled = image.transform(size, Image.Transform.AFFINE, scales, Image.Resampling.BILINEAR)
+        sides.append(np.asarray(sampled))
+    return np.stack(sides, axis=2).round().astype(np.uint8)

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SHAPES = ROOT / "examples" / "shapes"
 PASSPHRASE = "a long enough passphrase"
 ASK_FOR_A_PASSPHRASE = {
-    ("init",), ("model", "build"), ("device", "add"), ("rollout", "start"),
+    ("init",), ("model", "build"), ("model", "import"), ("device", "add"), ("rollout", "start"),
 }  # fmt: skip
 SECONDS_BETWEEN_LINES = 3.0  # What is shown of a command that prints hundreds of lines.
 _PROGRESS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -43,6 +43,8 @@ defaults:
   telemetry: {{encoding: json, rate_hz: 4, threshold: 0.25}}
 devices:
   eye-[1:3]: {{labels: {{task: detect}}}}
+  poser: {{labels: {{task: pose}}}}
+  cutter: {{labels: {{task: segment}}}}
   sorter: {{labels: {{task: classify}}}}
 strategies:
   quick:
@@ -75,6 +77,11 @@ class Built:
     def size(self) -> int:
         return self.manifest.input.width
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Return width and height of what the network takes."""
+        return self.manifest.input.width, self.manifest.input.height
+
 
 @dataclass
 class Site:
@@ -97,11 +104,11 @@ class Site:
                 pass_fds=(file.fileno(),),
             )
 
-    def build(self, weights: Path, data: Path, *, name: str, imgsz: int) -> Built:
+    def build(self, weights: Path, data: Path, *more: str, name: str, imgsz: str) -> Built:
         folder = self.project / f"{name}_imx_model"
         done = self.fleetctl(
-            "model", "build", str(weights), "--data", str(data), "--name", name,
-            "--version", "1", "--imgsz", str(imgsz), "--keep", str(folder), "-o", "json",
+            "model", "build", str(weights), "--data", str(data), "--name", name, "--images", "60",
+            "--version", "1", "--imgsz", imgsz, "--keep", str(folder), "-o", "json", *more,
         )  # fmt: skip
         assert done.code == 0, done.said[-3000:]
         assert json.loads(done.out)["is_signed"]
@@ -190,14 +197,18 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def draw_and_train(folder: Path, *, images: int, epochs: int, size: int, crops: bool) -> Path:
+def draw_and_train(
+    folder: Path, *more: str, task: str, images: int, epochs: int, size: int
+) -> Path:
     """Make data and weights with the example's own commands; return the weights."""
     data = folder / "data"
-    more = ("--task", "classify") if crops else ()
-    run(SHAPES / "draw.py", data, "--images", images, "--size", 160, *more)
-    given = data if crops else data / "shapes.yaml"
+    run(SHAPES / "draw.py", data, "--images", images, "--size", 160, "--task", task)
+    given = data if task == "classify" else data / "shapes.yaml"
     weights = folder / "best.pt"
-    run(SHAPES / "train.py", given, "--epochs", epochs, "--size", size, "--out", weights, loud=True)
+    run(
+        SHAPES / "train.py", given, "--task", task, "--epochs", epochs, "--size", size,
+        "--out", weights, *more, loud=True,
+    )  # fmt: skip
     return weights
 
 

@@ -1,0 +1,250 @@
+"""What `yolo export format=imx` leaves can be looked at, and becomes a release."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.export.shapes import calibration_of, environment
+from controller.export.convert import network_name
+from controller.export.foreign import foreign_package, is_foreign, read_foreign
+from controller.export.placing import centre_crop, letterbox
+from controller.export.predict import Predictor
+from shared.errors import ExportError
+from shared.graph import Graph
+from tests.export.matching import Seen, pairs_of
+from tests.export.project import ROOT, Built, Site, run_live, say, ultralytics_says
+
+pytestmark = [
+    pytest.mark.export,
+    pytest.mark.timeout(3600),
+    pytest.mark.filterwarnings("ignore"),
+]
+
+PIXELS = 64
+WIDTH, HEIGHT = 160, 120  # Of the pictures: the network sees them smaller, with grey around.
+THRESHOLD = 0.25
+PICTURES = 8
+SIZES = [(640, 480), (1920, 1080), (77, 31), (33, 32), (64, 64), (1000, 40), (3, 3000)]
+# One level of grey apart, a number may fall on the next step of the quantised network.
+PIXELS_APART_MAX, SCORES_APART_MAX, SHARE_MIN = 3.0, 0.05, 0.9
+DNN_PARAMS = (
+    """<dnnParams><networks><network name="model_imx">{}</network></networks></dnnParams>"""
+)
+TENSOR = '<outputTensor ordinal="{}"><dimension ordinal="0" size="{}"/></outputTensor>'
+
+
+@pytest.fixture(scope="session")
+def stock(detector: Built, folder: Path) -> Path:
+    """Return the folder that plain Ultralytics makes of the detector."""
+    say("exporting with plain Ultralytics")
+    place = folder / "stock"
+    place.mkdir()
+    weights = place / "shapes.pt"
+    shutil.copyfile(detector.weights, weights)
+    few = calibration_of(detector.data, 4, place)
+    done = run_live(
+        [sys.executable, "-m", "benchmarks.export.stock", str(weights), str(few), str(PIXELS)],
+        folder=ROOT,
+        environment=environment() | {"YOLO_CONFIG_DIR": str(place)},
+        loud=True,
+    )
+    assert done.code == 0, done.said[-3000:]
+    return place / "shapes_imx_model"
+
+
+@pytest.fixture(scope="session")
+def pictures(detector: Built, folder: Path) -> Path:
+    """Return a folder of held-out pictures that are no squares."""
+    place = folder / "oblong"
+    place.mkdir()
+    held_out = sorted((detector.data.parent / "images" / "test").iterdir())[:PICTURES]
+    for number, path in enumerate(held_out):
+        with Image.open(path) as image:
+            image.convert("RGB").crop((0, 0, WIDTH, HEIGHT)).save(place / f"{number}.png")
+    return place
+
+
+@pytest.fixture(scope="session")
+def imported(site: Site, stock: Path) -> dict[str, object]:
+    done = site.fleetctl(
+        "model", "import", str(stock), "--name", "stock", "--version", "1", "-o", "json"
+    )
+    assert done.code == 0, done.said[-3000:]
+    status: dict[str, object] = json.loads(done.out)
+    return status
+
+
+def test_a_stock_folder_shows_what_ultralytics_sees_in_it(
+    site: Site, stock: Path, pictures: Path
+) -> None:
+    theirs = _ultralytics(stock, pictures)
+
+    ours = _predicted(site, str(stock), pictures)
+
+    pairs = [pair for a, b in zip(ours, theirs, strict=True) for pair in pairs_of(a, b)]
+    apart = [
+        (max(abs(x - y) for x, y in zip(a.box, b.box, strict=True)), abs(a.score - b.score))
+        for a, b, _ in pairs
+    ]
+    together = sum(p <= PIXELS_APART_MAX and s <= SCORES_APART_MAX for p, s in apart)
+    number = max(sum(map(len, ours)), sum(map(len, theirs)))
+    say(
+        f"predict and Ultralytics on a stock folder: {together} of {number} objects together, the "
+        f"worst pair {max(p for p, _ in apart):.2f} px, {max(s for _, s in apart):.3f}"
+    )
+    assert number >= PICTURES // 2
+    assert together / number >= SHARE_MIN
+
+
+def test_an_imported_release_has_a_name_of_its_own_everywhere(
+    site: Site, stock: Path, imported: dict[str, object]
+) -> None:
+    assert network_name(stock / "dnnParams.xml") == "model_imx"
+    manifest, files = site.stored("stock@1")
+
+    name = manifest.network_name
+    assert imported["is_signed"]
+    assert re.fullmatch("n[0-9a-f]{12}", name)
+    assert f'name="{name}"'.encode() in files["dnn_params"]
+    assert b"model_imx" not in files["dnn_params"]
+    assert Graph(files["simulator"]).network_name == name
+    assert manifest.provenance["onnx_sha256"] == read_foreign(stock).sha256
+    assert manifest.provenance["imported_from"] == "model_imx.onnx"
+    assert manifest.memory_bytes > 0
+    assert site.fleetctl("release", "verify", "stock@1").code == 0
+
+
+def test_an_imported_release_sees_what_its_folder_saw(
+    site: Site, stock: Path, imported: dict[str, object], pictures: Path
+) -> None:
+    assert imported["release"] == "stock@1"
+
+    assert _predicted(site, "stock@1", pictures) == _predicted(site, str(stock), pictures)
+
+
+@pytest.mark.parametrize("picture", SIZES)
+@pytest.mark.parametrize("size", [(320, 320), (640, 384), (64, 96)])
+def test_a_picture_is_placed_as_ultralytics_places_it(
+    picture: tuple[int, int], size: tuple[int, int]
+) -> None:
+    from ultralytics.data.augment import LetterBox, classify_transforms  # noqa: PLC0415
+
+    pixels = np.random.default_rng(1).integers(0, 256, (*picture[::-1], 3), np.uint8)
+
+    boxed = LetterBox(size[::-1])(image=pixels).astype(int) - letterbox(pixels, size).pixels
+    transform = classify_transforms(size[0] if size[0] == size[1] else size[::-1])
+    cropped = (transform(Image.fromarray(pixels)).numpy() * 255).round().transpose(1, 2, 0)
+
+    assert np.abs(boxed).max() <= 1
+    assert np.abs(boxed).mean() < 0.2
+    assert (cropped == centre_crop(pixels, size).pixels).all()
+
+
+def test_coordinates_that_are_off_are_shown_with_a_warning(tmp_path: Path) -> None:
+    from tests.export import sonys  # noqa: PLC0415 - imports torch.
+
+    folder = _tiny(tmp_path / "off", sonys.exported(sonys.Detector(moved_cells=0.01), tmp_path))
+
+    package, warnings = foreign_package(folder, tmp_path)
+
+    assert len(warnings) == 1
+    assert "off by 0.0" in warnings[0]
+    assert "fleetctl model build" in warnings[0]
+    seen = Predictor(package).predict(np.full((32, 48, 3), 90, np.uint8))
+    assert seen.problems == ()
+
+
+def test_exact_coordinates_need_no_warning(tmp_path: Path) -> None:
+    from tests.export import sonys  # noqa: PLC0415 - imports torch.
+
+    folder = _tiny(tmp_path / "exact", sonys.exported(sonys.Detector(), tmp_path))
+
+    assert is_foreign(folder)
+    assert foreign_package(folder, tmp_path)[1] == ()
+
+
+def test_a_folder_that_is_no_export_is_refused(tmp_path: Path) -> None:
+    import onnx  # noqa: PLC0415
+
+    from tests.export import sonys  # noqa: PLC0415 - imports torch.
+
+    good = _tiny(tmp_path / "good", sonys.exported(sonys.Detector(), tmp_path))
+
+    def broken(how: str) -> str:
+        folder = tmp_path / how.replace(" ", "-")
+        shutil.copytree(good, folder)
+        network = folder / "model_imx.onnx"
+        model = onnx.load(network)
+        match how:
+            case "no network":
+                network.write_bytes(b"not one")
+            case "two networks":
+                shutil.copyfile(network, folder / "other.onnx")
+            case "no parameters":
+                (folder / "dnnParams.xml").unlink()
+            case "another task":
+                onnx.helper.set_model_props(model, {"task": "obb", "names": "{0: 'a'}"})
+                onnx.save(model, network)
+            case "code for names":
+                onnx.helper.set_model_props(model, {"task": "detect", "names": "__import__('os')"})
+                onnx.save(model, network)
+        with pytest.raises(ExportError) as raised:
+            read_foreign(folder)
+        return str(raised.value)
+
+    assert "is not an ONNX file" in broken("no network")
+    assert "expected one .onnx file" in broken("two networks")
+    assert "there is no" in broken("no parameters")
+    assert "got the task 'obb'" in broken("another task")
+    assert "metadata names does not read" in broken("code for names")
+
+
+def _predicted(site: Site, network: str, pictures: Path) -> list[list[Seen]]:
+    done = site.fleetctl(
+        "model", "predict", network, str(pictures), "--conf", str(THRESHOLD), "-o", "json"
+    )
+    assert done.code == 0, done.said[-3000:]
+    return [
+        [Seen(one["label"], tuple(one["box"]), one["score"]) for one in document["objects"]]
+        for document in json.loads(done.out)
+    ]
+
+
+def _ultralytics(stock: Path, pictures: Path) -> list[list[Seen]]:
+    frames = []
+    for path in sorted(pictures.iterdir()):
+        with Image.open(path) as image:
+            frames.append(np.asarray(image.convert("RGB")))
+    answers = ultralytics_says(stock, frames, imgsz=PIXELS, threshold=THRESHOLD)
+    scale = (WIDTH, HEIGHT, WIDTH, HEIGHT)
+    return [
+        [
+            Seen(
+                str(one["label"]),
+                tuple(a * b for a, b in zip(one["box"], scale, strict=True)),  # type: ignore[call-overload]
+                float(str(one["score"])),
+            )
+            for one in answer
+        ]
+        for answer in answers
+    ]
+
+
+def _tiny(folder: Path, network: Path) -> Path:
+    """Make such a folder of a tiny network: what stock export writes beside it, in short."""
+    import onnx  # noqa: PLC0415
+
+    folder.mkdir()
+    model = onnx.load(network)
+    names = "{0: 'circle', 1: 'square', 2: 'triangle'}"
+    onnx.helper.set_model_props(model, {"task": "detect", "names": names})
+    onnx.save(model, folder / "model_imx.onnx")
+    tensors = "".join(TENSOR.format(n, size) for n, size in enumerate((24, 6, 6, 1)))
+    (folder / "dnnParams.xml").write_text(DNN_PARAMS.format(tensors))
+    return folder
