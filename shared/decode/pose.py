@@ -67,10 +67,10 @@ def _with_keypoints(
 ) -> tuple[Object, ...]:
     places = np.clip(numbers[..., :PLAIN] / np.array(size, np.float64), 0.0, 1.0)
     scores = numbers[..., PLAIN] if numbers.shape[-1] == SCORED else np.ones(places.shape[:-1])
-    xs, ys = (places[..., side].round(BOX_DIGITS).tolist() for side in range(PLAIN))
+    rounded = [places.round(BOX_DIGITS), scores.round(SCORE_DIGITS)[..., None]]
     return tuple(
-        msgspec.structs.replace(thing, keypoints=tuple(zip(*point_lists, strict=True)))
-        for thing, *point_lists in zip(
-            found.objects, xs, ys, scores.round(SCORE_DIGITS).tolist(), strict=True
+        msgspec.structs.replace(thing, keypoints=tuple((x, y, score) for x, y, score in points))
+        for thing, points in zip(
+            found.objects, np.concatenate(rounded, axis=-1).tolist(), strict=True
         )
     )
