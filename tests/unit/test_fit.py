@@ -35,7 +35,8 @@ def test_the_table_in_the_text_is_what_the_coefficients_give() -> None:
 
 def test_between_fitting_and_not_lies_a_margin_on_both_sides() -> None:
     assert judge(round(SENSOR_MEMORY_BYTES / (1 + MARGIN)) - 1) == "fits"
-    assert judge(SENSOR_MEMORY_BYTES) == "may not fit"
+    assert judge(round(SENSOR_MEMORY_BYTES / (1 + MARGIN)) + 1) == "may not fit"
+    assert judge(round(SENSOR_MEMORY_BYTES / (1 - MARGIN)) - 10) == "may not fit"
     assert judge(round(SENSOR_MEMORY_BYTES / (1 - MARGIN)) + 10) == "does not fit"
 
 
