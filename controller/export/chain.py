@@ -20,9 +20,11 @@ from ultralytics import YOLO
 
 from controller.export.convert import convert, memory_bytes, memory_report, output_shapes
 from controller.export.facts import Facts
+from controller.export.fit import judge, predict_bytes
 from controller.export.heads import inference_centred
 from controller.export.lower import lower
 from controller.export.measure import add_proof
+from controller.export.network import FULL_CHANNELS
 from controller.export.pack import FILE_NAMES, collect
 from controller.export.pictures import digest_of
 from controller.export.provenance import network_name, provenance_of
@@ -185,6 +187,8 @@ def _quantise(chain: _Chain, model: torch.nn.Module, network: Path, batches: Bat
     _write(chain, model, network, batches, budget=budget)
     if request.mixed_precision != "auto":
         return
+    if _surely_fits(model, request):
+        return
     chain.tell(Progress("fit", text="does it fit the sensor at eight bits?"))
     report = memory_report(network, chain.folder / "fit")
     if report.is_fit:
@@ -193,6 +197,19 @@ def _quantise(chain: _Chain, model: torch.nn.Module, network: Path, batches: Bat
     budget = float(request.weights_memory or report.weights_left_bytes)
     chain.tell(Progress("search", text=f"no: {report.words}; which layers bear fewer bits?"))
     _write(chain, model, network, batches, budget=budget)
+
+
+def _surely_fits(model: torch.nn.Module, request: BuildRequest) -> bool:
+    """Say whether the converter need not be asked, which takes it half a minute."""
+    parameters = sum(one.numel() for one in model.parameters())
+    first = next(one for one in model.modules() if isinstance(one, torch.nn.Conv2d))
+    predicted = predict_bytes(
+        parameters=parameters,
+        width=first.out_channels / FULL_CHANNELS,
+        height_pixels=request.height,
+        width_pixels=request.width,
+    )
+    return judge(predicted) == "fits"
 
 
 def _write(

@@ -28,6 +28,7 @@ LINE_CHARACTERS_MAX = 300
 XML_BYTES_MAX = 1024 * 1024  # A detector's dnnParams.xml takes 2.6 KB.
 REPORT_BYTES_MAX = 64 * 1024
 ZIP_BYTES_MAX = 64 * 1024 * 1024  # Unpacked; far above what a sensor can hold.
+MARGIN = 0.03  # Of the weights: MCT does not count the tables and programs beside them.
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # The earliest that the format knows.
 _DATE = re.compile(rb'("Date[^"]*"\s*:\s*")[^"]*')
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -55,34 +56,47 @@ class Fit:
     weights_left_bytes: int = 0
 
 
+class _NetworkMemory(msgspec.Struct, frozen=True):
+    weights: str = msgspec.field(name="Model Memory Physical Size")
+
+
 class _Memory(msgspec.Struct, frozen=True):
     usage: str = msgspec.field(name="Memory Usage")
     available: str = msgspec.field(name="Total Memory Available On Chip")
     is_fit: bool = msgspec.field(name="Fit In Chip")
+    networks: tuple[_NetworkMemory, ...] = msgspec.field(name="Networks", default=())
 
 
 class _Report(msgspec.Struct, frozen=True):
     memory: _Memory = msgspec.field(name="Memory Report")
 
 
-def memory_report(network: Path, target: Path) -> Fit:
+def memory_report(network: Path, target: Path, *, converter: Path | None = None) -> Fit:
     """Return whether the network fits: the converter knows in a third of a conversion's time.
+
+    Args:
+        network: The ONNX file.
+        target: The folder for the converter's report.
+        converter: Its program; None: the one of this interpreter's environment.
 
     Raises:
         ExportError: The network has an operation that the sensor cannot do.
     """
-    convert(network, target, told=lambda _: None, only_report=True)
-    return Fit(is_fit=True, words="")
+    code, said = _run(network, target, lambda _: None, converter, "--memory-report")
+    report = target / f"{network.stem}_MemoryReport.json"
+    if code and not (report.is_file() and NOT_ENOUGH_MEMORY in " | ".join(said)):
+        raise ExportError(_explain(code, said))
+    memory = _memory(report)
+    used, available = _bytes(memory.usage), _bytes(memory.available)
+    words = f"{used:,} of {available:,} bytes"
+    if memory.is_fit:
+        return Fit(is_fit=True, words=words)
+    weights = sum(_bytes(one.weights) for one in memory.networks)
+    left = weights - (used - available) - round(MARGIN * weights)
+    return Fit(is_fit=False, words=words, weights_left_bytes=max(left, 1))
 
 
-def convert(
-    network: Path,
-    target: Path,
-    *,
-    told: Told,
-    converter: Path | None = None,
-    only_report: bool = False,
-) -> None:
+def convert(network: Path, target: Path, *, told: Told, converter: Path | None = None) -> None:
     """Turn the quantised ONNX file into what the sensor loads.
 
     Args:
@@ -90,18 +104,25 @@ def convert(
         target: The folder for the converter's files.
         told: Is called with each line that the converter prints.
         converter: Its program; None: the one of this interpreter's environment.
-        only_report: Only the memory report and dnnParams.xml.
 
     Raises:
         ExportError: The network does not fit the sensor, or has an operation it cannot do.
     """
+    code, said = _run(network, target, told, converter)
+    if code:
+        raise ExportError(_explain(code, said))
+
+
+def _run(
+    network: Path, target: Path, told: Told, converter: Path | None, *more: str
+) -> tuple[int, list[str]]:
+    """Return the converter's exit code, and what it said last."""
     command = [
         str(converter or Path(sys.executable).with_name("imxconv-pt")),
         *("-i", str(network)),
         *("-o", str(target)),
         *("--no-input-persistency", "--overwrite-output"),
-        *("--report-size-unit", "B"),
-        *(("--memory-report",) if only_report else ()),
+        *("--report-size-unit", "B", *more),
     ]
     try:
         with subprocess.Popen(
@@ -112,11 +133,10 @@ def convert(
             text=True,
             errors="replace",
         ) as process:
-            last = _follow(process.stdout, told)
+            said = _follow(process.stdout, told)
     except OSError as error:
         raise ExportError(f"Sony's converter does not start: {error}") from error
-    if process.returncode:
-        raise ExportError(_explain(process.returncode, last))
+    return process.returncode, said
 
 
 def _follow(lines: Iterator[str] | None, told: Told) -> list[str]:
@@ -178,19 +198,27 @@ def memory_bytes(report: Path) -> int:
     Raises:
         ExportError: The report does not say, or says that the network does not fit.
     """
-    try:
-        data = read_file(report, bytes_max=REPORT_BYTES_MAX)
-        document = msgspec.json.decode(data, type=_Report).memory
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise ExportError(f"the converter wrote no readable memory report: {error}") from error
-    match = _BYTES.fullmatch(document.usage)
-    if match is None:
-        raise ExportError(f"expected bytes in the memory report, got {document.usage[:80]!r}")
-    if not document.is_fit:
+    memory = _memory(report)
+    if not memory.is_fit:
         raise ExportError(
-            f"the network needs {document.usage} of the sensor's {document.available}: "
+            f"the network needs {memory.usage} of the sensor's {memory.available}: "
             "use a smaller model or a smaller --imgsz"
         )
+    return _bytes(memory.usage)
+
+
+def _memory(report: Path) -> _Memory:
+    try:
+        data = read_file(report, bytes_max=REPORT_BYTES_MAX)
+        return msgspec.json.decode(data, type=_Report).memory
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise ExportError(f"the converter wrote no readable memory report: {error}") from error
+
+
+def _bytes(text: str) -> int:
+    match = _BYTES.fullmatch(text)
+    if match is None:
+        raise ExportError(f"expected bytes in the memory report, got {text[:80]!r}")
     return int(match[1])
 
 

@@ -1,4 +1,4 @@
-"""Everything that takes minutes happens once: two models are trained and built for all tests."""
+"""Everything that takes minutes happens once: a model a task is trained and built for all tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,16 +34,40 @@ def site(folder: Path) -> Iterator[Site]:
 def detector(site: Site, folder: Path) -> Built:
     say("training a detector")
     place = folder / "detector"
-    weights = draw_and_train(place, images=1600, epochs=5, size=DETECTOR_PIXELS, crops=False)
+    weights = draw_and_train(place, task="detect", images=1600, epochs=5, size=DETECTOR_PIXELS)
     say("building it")
     data = place / "data" / "shapes.yaml"
-    return site.build(weights, data, name="shapes", imgsz=DETECTOR_PIXELS)
+    return site.build(weights, data, name="shapes", imgsz=str(DETECTOR_PIXELS))
+
+
+@pytest.fixture(scope="session")
+def poser(site: Site, folder: Path, detector: Built) -> Built:
+    """A network of a rectangle, whose backbone and boxes the detector's training made."""
+    return _of_the_detector(site, folder, detector, task="pose", imgsz="96,160")
+
+
+@pytest.fixture(scope="session")
+def cutter(site: Site, folder: Path, detector: Built) -> Built:
+    return _of_the_detector(site, folder, detector, task="segment", imgsz="160,128")
 
 
 @pytest.fixture(scope="session")
 def sorter(site: Site, folder: Path) -> Built:
+    """A classifier of the other family."""
     say("training a classifier")
     place = folder / "sorter"
-    weights = draw_and_train(place, images=600, epochs=10, size=SORTER_PIXELS, crops=True)
+    weights = draw_and_train(
+        place, "--family", "yolov8", task="classify", images=600, epochs=10, size=SORTER_PIXELS
+    )
     say("building it")
-    return site.build(weights, place / "data", name="sorter", imgsz=SORTER_PIXELS)
+    return site.build(weights, place / "data", name="sorter", imgsz=str(SORTER_PIXELS))
+
+
+def _of_the_detector(site: Site, folder: Path, detector: Built, *, task: str, imgsz: str) -> Built:
+    say(f"training a network to {task}")
+    place = folder / task
+    start = ("--start", str(detector.weights))
+    weights = draw_and_train(place, *start, task=task, images=480, epochs=2, size=DETECTOR_PIXELS)
+    say("building it")
+    data = place / "data" / "shapes.yaml"
+    return site.build(weights, data, name=f"shapes-{task}", imgsz=imgsz)

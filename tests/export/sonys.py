@@ -109,9 +109,9 @@ def exported(model: Detector | Classifier | Odd, folder: Path) -> Path:
     def batches() -> Iterator[list[torch.Tensor]]:
         yield [pictures]
 
-    quantised = quantise(model.eval(), batches=batches)
-    target = folder / f"n{model.task}.onnx"
     request = BuildRequest(model="", data="", out="", objects_max=OBJECTS_MAX, iou_permille=500)
+    quantised = quantise(model.eval(), request, batches=batches)
+    target = folder / f"n{model.task}.onnx"
     export_onnx(quantised, target, task=model.task, request=request, batches=batches)
     return target
 

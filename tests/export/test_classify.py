@@ -50,7 +50,7 @@ def test_the_command_leaves_a_classifiers_release_in_the_store(site: Site, sorte
         ("scores", (1, len(CLASS_NAMES)))
     ]
     assert set(sorter.files) == {
-        "network", "dnn_params", "labels", "memory_report", "simulator",
+        "network", "dnn_params", "labels", "memory_report", "simulator", "golden", "receipt",
     }  # fmt: skip
     name = sorter.manifest.network_name.encode()
     assert b'name="' + name + b'"' in sorter.files["dnn_params"]

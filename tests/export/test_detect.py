@@ -58,6 +58,8 @@ def test_the_command_leaves_a_whole_signed_release_in_the_store(
         "labels": "labels.txt",
         "memory_report": "MemoryReport.json",
         "simulator": "simulator.onnx",
+        "golden": "golden.npz",
+        "receipt": "receipt.json",
     }
     assert detector.files["labels"].decode().split() == list(CLASS_NAMES)
     assert b'"Fit In Chip"' in detector.files["memory_report"]

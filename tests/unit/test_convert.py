@@ -13,6 +13,7 @@ from controller.export.convert import (
     ZIP_BYTES_MAX,
     convert,
     memory_bytes,
+    memory_report,
     network_name,
     normalise_zip,
     output_shapes,
@@ -280,3 +281,31 @@ def test_an_archive_that_is_not_whole_is_refused(data: bytes | None, tmp_path: P
 
     with pytest.raises(ExportError, match=r"packerOut\.zip"):
         normalise_zip(source, tmp_path / "new.zip")
+
+
+WRITTEN = """{"Memory Report": {"Memory Usage": "%dB", "Total Memory Available On Chip": "8388480B",
+ "Fit In Chip": %s, "Networks": [{"Model Memory Physical Size": "9614112B"}]}}"""
+
+
+@pytest.mark.parametrize(
+    ("used", "fits", "code"), [(11_407_136, "false", 1), (4_000_000, "true", 0)]
+)
+def test_the_fit_is_read_from_the_report_even_where_the_converter_fails(
+    tmp_path: Path, used: int, fits: str, code: int
+) -> None:
+    said = "2026-01-01 00:00:00.1 ERROR: Not enough memory, available: 8.00MB" if code else "well"
+    converter = tmp_path / "converter"
+    report = tmp_path / "n1_MemoryReport.json"
+    converter.write_text(
+        f"#!/bin/sh\nfor one in $*; do test $one = --memory-report && ok=1; done\n"
+        f"test $ok && echo '{WRITTEN % (used, fits)}' > {report}\necho '{said}'\nexit {code}\n"
+    )
+    converter.chmod(0o755)
+
+    fit = memory_report(tmp_path / "n1.onnx", tmp_path, converter=converter)
+
+    assert fit.is_fit == (fits == "true")
+    assert f"{used:,}" in fit.words
+    if not fit.is_fit:
+        over = used - 8_388_480
+        assert 9_614_112 - over - 400_000 < fit.weights_left_bytes < 9_614_112 - over
