@@ -24,15 +24,15 @@ from ultralytics.models.yolo.pose import PoseValidator
 from ultralytics.models.yolo.segment import SegmentationValidator
 
 from controller.export.facts import Facts
-from controller.export.lower import lower
+from controller.export.foreign import lower_foreign, read_foreign
+from controller.export.pack import FILE_NAMES
 from controller.export.pictures import HeldOut
 from controller.export.receipt import DIGITS, METRICS, ClassScore, Pictures, Receipt, Score
-from controller.export.wire import KEPT_SUFFIX
 from shared.decode.results import Tensors
 from shared.errors import ExportError
 from shared.graph import Graph
 from shared.limits import OBJECTS_PER_FRAME_MAX
-from shared.release import Task
+from shared.release import Input, Task
 
 SCORE_THRESHOLD = 0.001  # Ultralytics' own for validation; 0.25 would cut the curve off.
 IOU_THRESHOLD = 0.7
@@ -136,22 +136,24 @@ def stock_graph(folder: Path, *, facts: Facts, labels: tuple[str, ...]) -> Graph
     """Return the network of a folder that Ultralytics' own export left.
 
     Raises:
-        ExportError: It is no such folder, or its network takes pictures of another size.
+        ExportError: It is no such folder, or its network is not for the same task and pictures.
     """
-    networks = sorted(folder.glob("*.onnx"))
-    if len(networks) != 1:
-        raise ExportError(f"expected a folder *{KEPT_SUFFIX} with one .onnx file, got {folder}")
-    with tempfile.TemporaryDirectory() as scratch:
-        lowered = Path(scratch) / "stock.onnx"
-        lower(networks[0], lowered, facts=facts, labels=labels, is_strict=False)
-        graph = open_graph(lowered.read_bytes())
-    expected = (facts.input.width, facts.input.height)
-    if graph.input_size not in {None, expected}:
+    foreign = read_foreign(folder)
+    expected = (facts.task, facts.input, labels)
+    found = (foreign.facts.task, foreign.facts.input, foreign.labels)
+    if found != expected:
         raise ExportError(
-            f"expected a network for {expected[0]} x {expected[1]} pixels in {folder}, "
-            f"got one for {graph.input_size}"
+            f"expected a network like the one that is measured in {folder}: {_words(expected)}; "
+            f"got {_words(found)}"
         )
-    return graph
+    with tempfile.TemporaryDirectory() as scratch:
+        lower_foreign(foreign, Path(scratch), facts=foreign.facts)
+        return open_graph((Path(scratch) / FILE_NAMES["simulator"]).read_bytes())
+
+
+def _words(network: tuple[Task, Input, tuple[str, ...]]) -> str:
+    task, size, labels = network
+    return f"{task} at {size.width} x {size.height}, classes {', '.join(labels)[:200]}"
 
 
 def receipt_of(
