@@ -10,6 +10,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import IO
 
 import msgspec
@@ -48,8 +49,9 @@ def main() -> int:
         return 1
     except Exception as error:  # noqa: BLE001 - any library's; the log has its traceback.
         what = f"{type(error).__name__}: {error}"[:FAILURE_CHARACTERS_MAX]
+        with suppress(OSError):  # The log may be what filled the disk.
+            traceback.print_exc()
         _send(out, Failed(f"the exporter failed: {what}"))
-        traceback.print_exc()  # After it: the log may be what filled the disk.
         return 1
     _send(out, outcome)
     return 0
