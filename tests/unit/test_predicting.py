@@ -53,6 +53,8 @@ def test_objects_are_found_where_they_are_in_the_picture(pictures: Path) -> None
                 for one in document["objects"]
             )
     assert right / true > 0.5, f"{right} of {true}"
+    lefts = [one["box"][0] for document in documents for one in document["objects"]]
+    assert min(lefts) < 30  # A picture is not cut to the network's square.
 
 
 def test_each_picture_is_a_line_and_a_drawn_copy(pictures: Path, tmp_path: Path) -> None:
