@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import msgspec
 import pytest
 
+from controller.export.build import _deliver, build_package
 from controller.export.receipt import (
     METRICS,
     RECEIPT_BYTES,
@@ -10,7 +13,7 @@ from controller.export.receipt import (
     read_receipt,
     summary_of,
 )
-from controller.export.wire import LINE_BYTES, Evaluated
+from controller.export.wire import LINE_BYTES, BuildRequest, Evaluated
 from shared.errors import ExportError
 from shared.limits import LABELS_MAX
 from shared.release import Receipt as Summary
@@ -133,3 +136,43 @@ def test_a_limit_without_a_measurement_is_refused(least: int | None, drop: int |
 
     with pytest.raises(ExportError, match="none was measured"):
         check_accuracy(None, min_permille=least, max_drop_permille=drop)
+
+
+def request_of(folder: Path, **changes: int) -> BuildRequest:
+    return BuildRequest(model="best.pt", data="data", out=str(folder / "out"), **changes)
+
+
+def package_of(folder: Path) -> Path:
+    package = folder / "package"
+    package.mkdir()
+    (package / "receipt.json").write_bytes(encode_receipt(receipt_of()))
+    return package
+
+
+@pytest.mark.parametrize("limit", [{"min_map_permille": 522}, {"max_drop_permille": 15}])
+def test_a_package_that_lost_too_much_is_not_handed_over(
+    limit: dict[str, int], tmp_path: Path
+) -> None:
+    request, package = request_of(tmp_path, **limit), package_of(tmp_path)
+
+    with pytest.raises(ExportError, match=r"0\.521"):
+        _deliver(request, package, None)
+
+    assert not Path(request.out).exists()
+
+
+def test_a_package_that_lost_little_is_handed_over(tmp_path: Path) -> None:
+    request = request_of(tmp_path, min_map_permille=521, max_drop_permille=16)
+
+    _deliver(request, package_of(tmp_path), None)
+
+    assert (Path(request.out) / "receipt.json").exists()
+
+
+def test_a_limit_without_pictures_to_measure_on_is_refused_before_anything_is_built(
+    tmp_path: Path,
+) -> None:
+    request = request_of(tmp_path, min_map_permille=521, eval_images=0)
+
+    with pytest.raises(ExportError, match="none was measured"):
+        build_package(request, progress=lambda _: None)  # Else: there is no model best.pt.
