@@ -27,7 +27,7 @@ FRAMES = 30  # Of which the median counts.
 FRAMES_BEFORE = 3  # The first ones pay for what onnxruntime puts off.
 SIMULATED = "simulated"
 COLUMNS = (
-    "model", "task", "size", "packerOut, MB", "metric", "float", "on the chip", "graph, ms",
+    "model", "task", "size", "packerOut, MB", "metric", "float", "quantised", "graph, ms",
     "chip memory", "sensor, ms", "sensor, frames/s",
 )  # fmt: skip
 _MEGABYTE = 1e6
