@@ -1,7 +1,7 @@
 """``fleetctl model eval``: how accurate an exported network is, beside the one it came from."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from controller.cli.accuracy import print_receipt, receipt_document
+from controller.cli.building import teller
 from controller.cli.fleet import opened
 from controller.cli.predicting import opened_network
 from controller.cli.release import size_words
 from controller.cli.terminal import Format, Terminal, output_option
 
 if TYPE_CHECKING:
-    from controller.export.wire import Evaluated, Progress
+    from controller.export.wire import Evaluated
 
 _PERCENT = 10  # Of permille.
 
@@ -59,7 +60,7 @@ def evaluate(
             images=images,
         )
         with terminal.step(f"Measuring {network}") as tell:
-            evaluated = evaluate_package(request, progress=_teller(tell))
+            evaluated = evaluate_package(request, progress=teller(tell, is_live=terminal.is_live))
         labels = read_labels((package / "labels.txt").read_bytes())
     document = receipt_document(evaluated.receipt, labels)
     terminal.document({"receipt": document, "milliseconds": evaluated.milliseconds})
@@ -93,14 +94,6 @@ def _write_stored(release: str, folder: Path) -> None:
             data = controller.read_release(release, file.role)
             assert data is not None
             (folder / file.name).write_bytes(data)
-
-
-def _teller(tell: Callable[[str], None]) -> "Callable[[Progress], None]":
-    def told(progress: "Progress") -> None:
-        share = f" {progress.done} of {progress.total} pictures" if progress.total else ""
-        tell(f"{progress.text}{share}")
-
-    return told
 
 
 def _facts(evaluated: "Evaluated") -> dict[str, str]:

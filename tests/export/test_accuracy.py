@@ -4,7 +4,6 @@ import contextlib
 import io
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -67,9 +66,7 @@ def _float(detector: Built, pictures: Pictures) -> list[list[Seen]]:
 
 
 def _quantised(detector: Built, pictures: Pictures) -> list[list[Seen]]:
-    graph = Graph(detector.files["simulator"])
-    assert graph._nms is not None
-    graph._nms = msgspec.structs.replace(graph._nms, score_threshold=THRESHOLD)
+    graph = Graph(detector.files["simulator"], score_threshold=THRESHOLD)
     size = (detector.size, detector.size)
     decoded = [
         decode_detect(graph.run(picture), size=size, labels=CLASS_NAMES, threshold=THRESHOLD)

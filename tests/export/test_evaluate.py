@@ -2,7 +2,10 @@
 
 import contextlib
 import io
+import json
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +25,7 @@ from controller.export.wire import BuildRequest, EvalRequest, Progress
 from shared.errors import ExportError
 from shared.graph import Graph
 from shared.release import Input
-from tests.export.project import SHAPES, run
+from tests.export.project import SHAPES, run, run_live
 
 if TYPE_CHECKING:
     from controller.export.pictures import HeldOut
@@ -81,7 +84,8 @@ def test_a_graph_s_accuracy_is_what_pycocotools_counts(data: Path, measure: Modu
         graph, facts=facts_of(), labels=LABELS, held_out=pictures, told=lambda _: None
     )
 
-    map50_95, map50 = coco_of(pictures, graph)
+    doubtful = Graph((PACKAGE / "simulator.onnx").read_bytes(), score_threshold=0.001)
+    map50_95, map50 = coco_of(pictures, doubtful)
     assert map50_95 > 0.6  # It is a trained one: zero would agree with zero.
     assert measured.scores == pytest.approx((map50_95, map50), abs=AGREEMENT)
     assert sum(objects for objects, _ in measured.classes.values()) == len(truth_of(pictures))
@@ -297,6 +301,26 @@ def test_of_pictures_without_labels_there_is_no_receipt(
 
     assert not (package / "receipt.json").exists()
     assert (package / "golden.npz").exists()
+
+
+def test_model_eval_measures_a_package_in_a_child_and_leaves_nothing_behind(
+    data: Path, tmp_path: Path
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = ("model", "eval", str(PACKAGE), "--data", str(data), "--images", "20", "-o", "json")
+    done = run_live(
+        [sys.executable, "-m", "controller", *command], folder=tmp_path,
+        environment={**os.environ, "TMPDIR": str(scratch)},
+    )  # fmt: skip
+
+    assert done.code == 0, done.said
+    document = json.loads(done.out)
+    assert document["receipt"]["pictures"]["count"] == 20
+    assert [one["label"] for one in document["receipt"]["classes"]] == list(LABELS)
+    assert document["milliseconds"]["quantised"] > 0
+    assert done.said.count("(quantised)") == 1  # A line a step where lines stay.
+    assert not list(scratch.glob("imxfleet-*"))
 
 
 def package_of(folder: Path) -> Path:
