@@ -104,11 +104,14 @@ class Site:
                 pass_fds=(file.fileno(),),
             )
 
-    def build(self, weights: Path, data: Path, *more: str, name: str, imgsz: str) -> Built:
+    def build(
+        self, weights: Path, data: Path, *more: str, name: str, imgsz: str, keep: bool = True
+    ) -> Built:
         folder = self.project / f"{name}_imx_model"
+        kept = ("--keep", str(folder)) if keep else ()
         done = self.fleetctl(
             "model", "build", str(weights), "--data", str(data), "--name", name, "--images", "60",
-            "--version", "1", "--imgsz", imgsz, "--keep", str(folder), "-o", "json", *more,
+            "--version", "1", "--imgsz", imgsz, "-o", "json", *kept, *more,
         )  # fmt: skip
         assert done.code == 0, done.said[-3000:]
         assert json.loads(done.out)["is_signed"]
@@ -182,7 +185,8 @@ class Site:
 
     @property
     def _environment(self) -> dict[str, str]:
-        return {**os.environ, "XDG_DATA_HOME": str(self.project / "data")}
+        homes = {"XDG_DATA_HOME": "data", "XDG_CACHE_HOME": "cache"}
+        return {**os.environ, **{name: str(self.project / at) for name, at in homes.items()}}
 
     def _logs(self) -> str:
         return "\n".join(
