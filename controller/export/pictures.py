@@ -32,9 +32,9 @@ class HeldOut:
     Attributes:
         data: The data set's file or folder.
         split: The part of it that they are from.
-        rows: Which of the data set they are.
+        dataset: Ultralytics' own; a row has the picture and what is true of it.
+        rows: Which of its rows they are.
         is_held_out: Whether it is known that none of them calibrated the network.
-        truth: Of the pictures: pixels and what is true of them.
     """
 
     data: str
