@@ -55,7 +55,7 @@ _OPTIONS = (
     click.option("--weights-memory", type=click.IntRange(1), metavar="BYTES",
                  help="What weights may take then."),
     click.option("--error-method",
-                 type=click.Choice(("mse", "mae", "kl", "lp", "noclipping", "hmse")),
+                 type=click.Choice(("mse", "mae", "kl", "lp", "noclipping")),
                  default="mse", show_default=True, help="By which activations' ranges are chosen."),
     click.option("--z-threshold", type=click.FloatRange(0, min_open=True),
                  help="Leave activations out that are further from their mean, in deviations."),
@@ -129,8 +129,8 @@ def check_options(given: dict[str, Any]) -> None:
     if given["prune"]:
         raise ExportError(
             "--prune: the installed model-compression-toolkit 2.5.1 cannot prune a YOLO network: "
-            "its scores come from Hessians, which it cannot compute for the softmax of the boxes' "
-            "distribution. Train a narrower network instead (width in its .yaml)"
+            "it fails to build the network again from its graph (tried: a TypeError in reshape). "
+            "Train a narrower network instead (the width of its scale, in its .yaml)"
         )
 
 

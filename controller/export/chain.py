@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import model_compression_toolkit as mct
 import numpy as np
 import onnx
 import torch
@@ -78,6 +79,8 @@ def build(job: Job, *, tell: Tell) -> Facts:
     )
     chain.package.mkdir()
     model = _load(chain)
+    if job.request.tensorboard is not None:
+        mct.set_log_folder(job.request.tensorboard)  # Its event files are for TensorBoard.
     stock._inference = inference_centred  # noqa: SLF001 - see above.
     stock.torch2imx = lambda model, **given: _export(
         chain, model, given["dataset"](), metadata=given["metadata"]

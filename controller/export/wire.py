@@ -16,7 +16,7 @@ LINE_BYTES = 65_536  # Longer than any message of ours; a tool that prints here 
 KEPT = "kept"  # In the job's folder: what Ultralytics reads. `package` is what a release takes.
 Method = Literal["ptq", "gptq"]
 MixedPrecision = Literal["auto", "always", "never"]
-ErrorMethod = Literal["mse", "mae", "kl", "lp", "noclipping", "hmse"]
+ErrorMethod = Literal["mse", "mae", "kl", "lp", "noclipping"]
 KEPT_SUFFIX = "_imx_model"  # By which Ultralytics knows such a folder.
 
 

@@ -8,6 +8,7 @@ from click.testing import CliRunner, Result
 
 from controller.cli.model import model
 from controller.cli.sizes import parse_size
+from shared.errors import ExportError
 from tests import checkpoints
 
 
@@ -56,3 +57,23 @@ def test_a_size_is_written_as_ultralytics_has_it(text: str, size: tuple[int, int
 def test_what_is_no_size_is_a_mistake_in_the_call(text: str) -> None:
     with pytest.raises(ValueError, match="expected a size such as 640, or 480,640"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--quantize", "16"), "expected --quantize 8, got 16"),
+        (("--no-nms",), "ends with its NMS"),
+        (("--prune", "0.3"), "cannot prune a YOLO network"),
+    ],
+)
+def test_what_the_tools_cannot_do_is_refused_with_the_reason(
+    option: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    given = ("build", str(tmp_path / "best.pt"), "--data", str(tmp_path), "--name", "n",
+             "--version", "1", *option)  # fmt: skip
+
+    result = CliRunner().invoke(model, given)
+
+    assert isinstance(result.exception, ExportError)
+    assert said in str(result.exception)
