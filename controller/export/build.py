@@ -218,6 +218,7 @@ def _environment(work: Path) -> dict[str, str]:
         "YOLO_AUTOINSTALL": "False",
         "YOLO_OFFLINE": "True",
         "YOLO_CONFIG_DIR": str(work),
+        "TMPDIR": str(work),  # What the converter leaves there when it is ended goes with it.
         "ULTRALYTICS_SAFE_LOAD": "1",  # Nothing but known layers: see controller.export.checkpoint.
         "PYTHONPATH": os.pathsep.join(filter(None, (_root(), os.environ.get("PYTHONPATH")))),
     }
