@@ -37,8 +37,8 @@ LOG_BYTES = 1_500
 LINE_CHARACTERS = 300
 INTERRUPTED = 130
 COLUMNS = (
-    "task", "px", "pictures", "exporter", "total, s", "times faster", "peak, GB", "Python, GB",
-    "Java, GB", "packerOut, MB", "metric", "float", "exported", "what happened",
+    "task", "px", "pictures", "exporter", "load before", "total, s", "times faster",
+    "peak, GB", "Python, GB", "Java, GB", "packerOut, MB", "metric", "float", "exported", "what happened",
 )  # fmt: skip
 _MEGABYTE, _GIGABYTE = 1e6, 1e9
 QUICK = {
@@ -48,8 +48,14 @@ QUICK = {
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
-    """What one exporter took. ``fault`` is empty where it came to its end."""
+    """What one exporter took.
 
+    Attributes:
+        load_before: Of the machine, before it began: on a busy one, seconds say little.
+        fault: Empty where it came to its end.
+    """
+
+    load_before: float
     seconds: float
     together_bytes: int
     python_bytes: int
@@ -147,7 +153,7 @@ def _ours(
             build_package(request, progress=Stopwatch(f"ours {pixels}"), is_cached=False)
         except ExportError as error:
             fault = _line(str(error))
-    return _side(peak, monotonic() - began, package, fault, limit_bytes)
+    return _side(peak, monotonic() - began, package, fault)
 
 
 def _stock(weights: Path, data: Path, target: Path, *, pixels: int, limit_bytes: int) -> Side:
@@ -174,16 +180,17 @@ def _stock(weights: Path, data: Path, target: Path, *, pixels: int, limit_bytes:
     if done.returncode:
         said = target.with_name("stock.log").read_bytes()[-LOG_BYTES:].decode(errors="replace")
         fault = f"ended with code {done.returncode}: {_line(said.strip().rpartition(chr(10))[2])}"
-    return _side(peak, monotonic() - began, target, fault, limit_bytes)
+    return _side(peak, monotonic() - began, target, fault)
 
 
-def _side(peak: Peak, seconds: float, folder: Path, fault: str, limit_bytes: int) -> Side:
+def _side(peak: Peak, seconds: float, folder: Path, fault: str) -> Side:
     if peak.is_ended:
-        fault = f"killed: it took more than {limit_bytes / _GIGABYTE:.0f} GB"
+        fault = f"killed: it took {peak.together_bytes / _GIGABYTE:.1f} GB, more than it may"
     packer = folder / FILE_NAMES["network"]
     if not fault and not packer.is_file():
         fault = f"left no {packer.name}"
     return Side(
+        load_before=round(peak.load_before, 1),
         seconds=round(seconds, 1),
         together_bytes=peak.together_bytes,
         python_bytes=peak.python_bytes,
@@ -206,6 +213,7 @@ def rows_of(one: Compared) -> Iterator[tuple[str, ...]]:
             str(one.pixels),
             str(one.calibration),
             name,
+            f"{side.load_before:.1f}",
             f"{side.seconds:.0f}",
             f"{one.stock.seconds / side.seconds:.1f}" if is_faster else "",
             *(

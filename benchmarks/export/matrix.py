@@ -83,7 +83,7 @@ def main() -> int:
     is_whole = True
     try:
         for family, task, pixels in _wanted(given):
-            is_whole &= _attempt(given, family, task, pixels)
+            is_whole &= attempt(given, family, task, pixels)
     except KeyboardInterrupt:
         return INTERRUPTED
     finally:
@@ -91,8 +91,8 @@ def main() -> int:
     return 0 if is_whole else 1
 
 
-def _attempt(given: argparse.Namespace, family: str, task: str, pixels: int) -> bool:
-    """Make one row if it is not there; say what came out of it."""
+def attempt(given: argparse.Namespace, family: str, task: str, pixels: int) -> bool:
+    """Make one row where it is not there yet; return whether it is there now."""
     kept = given.out / "rows" / f"{family}-{task}-{pixels}.json"
     if kept.is_file():
         return True

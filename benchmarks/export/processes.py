@@ -18,13 +18,20 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(slots=True)
 class Peak:
-    """The most that was seen at once, of all together and of each kind."""
+    """The most that was seen at once, of all together and of each kind.
+
+    Attributes:
+        load_before: Of the machine: on a busy one, seconds say little.
+        is_ended: Above the limit: all of it was killed.
+        sessions: Who loses its parent stays in its own.
+    """
 
     together_bytes: int = 0
     python_bytes: int = 0
     java_bytes: int = 0
-    is_ended: bool = False  # Above the limit: all of it was killed.
-    sessions: set[int] = field(default_factory=set)  # Who loses its parent stays in its own.
+    is_ended: bool = False
+    load_before: float = field(default_factory=lambda: os.getloadavg()[0])
+    sessions: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
