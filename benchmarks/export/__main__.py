@@ -38,7 +38,8 @@ LINE_CHARACTERS = 300
 INTERRUPTED = 130
 COLUMNS = (
     "task", "px", "pictures", "exporter", "load before", "total, s", "times faster",
-    "peak, GB", "Python, GB", "Java, GB", "packerOut, MB", "metric", "float", "exported", "what happened",
+    "peak, GB", "Python, GB", "Java, GB", "packerOut, MB", "metric", "float", "exported",
+    "what happened",
 )  # fmt: skip
 _MEGABYTE, _GIGABYTE = 1e6, 1e9
 QUICK = {

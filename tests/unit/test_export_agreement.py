@@ -96,6 +96,25 @@ def test_memory_of_a_grandchild_counts_and_a_finished_process_stays_in_the_peak(
     assert not peak.is_ended
 
 
+def test_a_process_that_its_parent_left_behind_still_counts() -> None:
+    inner = f"import time; time.sleep(2); b = bytearray({300 * MEGABYTE}); time.sleep(1)"
+    outer = (
+        f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {inner!r}]);"
+        "time.sleep(1)"
+    )
+
+    with watched() as peak:
+        done = subprocess.run(
+            [sys.executable, "-c", outer],
+            start_new_session=True,
+            stdout=subprocess.PIPE,  # Its end comes when the last one has ended.
+            check=True,
+        )
+
+    assert done.returncode == 0
+    assert peak.together_bytes > 300 * MEGABYTE
+
+
 def test_what_takes_more_than_its_limit_is_ended_with_all_its_children() -> None:
     inner = f"b = bytearray({400 * MEGABYTE}); import time; time.sleep(60)"
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
