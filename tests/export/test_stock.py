@@ -123,6 +123,18 @@ def test_an_imported_release_has_a_name_of_its_own_everywhere(
     assert site.fleetctl("release", "verify", "stock@1").code == 0
 
 
+def test_a_name_that_stands_for_something_else_is_refused_at_once(
+    site: Site, detector: Built, stock: Path
+) -> None:
+    name = detector.manifest.name
+
+    done = site.fleetctl("model", "import", str(stock), "--name", name, "--version", "1")
+
+    assert done.code == 1
+    assert f"{name}@1 is already in the store with other content" in done.said
+    assert "convert" not in done.out
+
+
 def test_an_imported_release_sees_what_its_folder_saw(
     site: Site, stock: Path, imported: dict[str, object], pictures: Path
 ) -> None:
