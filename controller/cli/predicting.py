@@ -34,9 +34,9 @@ def predict(
 ) -> None:
     """Show what a network sees in a picture, a folder of pictures or a video.
 
-    NETWORK is a release of the store (helmet@8), a package's folder, or a folder that Ultralytics
-    itself exported (yolo11n_imx_model). It runs as a simulated camera runs it: the quantised
-    network, on this machine's processor. Boxes are in the picture's own pixels.
+    The network is a release of the store (helmet@8), a package's folder, or a folder that
+    Ultralytics itself exported (yolo11n_imx_model). It runs as a simulated camera runs it: the
+    quantised network, on this machine's processor. Boxes are in the picture's own pixels.
     """
     from controller.export.predict import Predictor  # noqa: PLC0415 - --help needs no onnxruntime.
     from controller.export.sources import open_source  # noqa: PLC0415

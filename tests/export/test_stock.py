@@ -15,6 +15,7 @@ from controller.export.convert import network_name
 from controller.export.foreign import foreign_package, is_foreign, read_foreign
 from controller.export.placing import centre_crop, letterbox
 from controller.export.predict import Predictor
+from controller.export.sources import open_source
 from shared.errors import ExportError
 from shared.graph import Graph
 from tests.export.matching import Seen, pairs_of
@@ -159,6 +160,28 @@ def test_a_picture_is_placed_as_ultralytics_places_it(
     assert np.abs(boxed).max() <= 1
     assert np.abs(boxed).mean() < 0.2
     assert (cropped == centre_crop(pixels, size).pixels).all()
+
+
+def test_a_video_is_seen_frame_by_frame_in_its_colours(tmp_path: Path) -> None:
+    import cv2  # noqa: PLC0415 - the export extra has it.
+
+    clip = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for level in (0, 100, 200):
+        frame = np.full((48, 64, 3), level, np.uint8)
+        frame[..., 2] = 255  # Red, as OpenCV counts.
+        writer.write(frame)
+    writer.release()
+
+    source = open_source(clip)
+    pictures = list(source.pictures)
+
+    assert source.count == len(pictures) == 3
+    assert [one.name for one in pictures] == [f"clip.avi frame {n}" for n in (1, 2, 3)]
+    assert len({one.file_name for one in pictures}) == 3
+    for picture, level in zip(pictures, (0, 100, 200), strict=True):
+        red, green, blue = picture.pixels.reshape(-1, 3).mean(axis=0)
+        assert (red, green, blue) == pytest.approx((255, level, level), abs=8)
 
 
 def test_coordinates_that_are_off_are_shown_with_a_warning(tmp_path: Path) -> None:
