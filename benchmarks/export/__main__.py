@@ -233,7 +233,7 @@ def _write(given: argparse.Namespace, done: list[Compared]) -> None:
     versions = ", ".join(f"{name} {number}" for name, number in sorted(tools().items()))
     note = (
         f"{datetime.now(UTC):%Y-%m-%d}; the same {given.calibration} calibration pictures for "
-        f"both; accuracy on {given.images} held-out ones, score threshold 0.001; memory: RSS of "
+        f"both; accuracy on {given.images} held-out ones, score threshold 0.001; memory: PSS of "
         f"all processes of one exporter at most, sampled. {versions}."
     )
     text = markdown(COLUMNS, [row for one in done for row in rows_of(one)])

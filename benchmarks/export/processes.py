@@ -1,7 +1,8 @@
 """Memory of all processes that this one started, sampled; and the end of those that take too much.
 
-RSS, which counts shared pages once for each process: what a machine must have, rather too much than
-too little. Java's is kept apart: the converter is Java, all else Python.
+PSS, which counts a page that several processes share once: Ultralytics' workers are forked from a
+process of gigabytes, and none of those exists twice. Java's is kept apart: the converter is Java,
+all else Python.
 """
 
 import os
@@ -12,8 +13,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SAMPLE_SECONDS = 0.2
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+from benchmarks.memory import memory_of
+
+SAMPLE_SECONDS = 0.3
 
 
 @dataclass(slots=True)
@@ -39,7 +41,6 @@ class _Process:
     parent: int
     session: int
     name: str
-    rss_bytes: int
 
 
 @contextmanager
@@ -58,8 +59,9 @@ def watched(limit_bytes: int | None = None) -> Iterator[Peak]:
 def _watch(peak: Peak, is_over: threading.Event, limit_bytes: int | None) -> None:
     while not is_over.wait(SAMPLE_SECONDS):
         found = _descendants(_processes(), peak)
-        java = sum(one.rss_bytes for one in found.values() if one.name == "java")
-        everything = sum(one.rss_bytes for one in found.values())
+        held = {pid: _held_bytes(pid) for pid in found}
+        java = sum(held[pid] for pid, one in found.items() if one.name == "java")
+        everything = sum(held.values())
         peak.together_bytes = max(peak.together_bytes, everything)
         peak.java_bytes = max(peak.java_bytes, java)
         peak.python_bytes = max(peak.python_bytes, everything - java)
@@ -98,5 +100,11 @@ def _read(folder: Path) -> _Process:
     text = (folder / "stat").read_text(encoding="utf-8", errors="replace")
     name, _, rest = text.partition("(")[2].rpartition(")")
     fields = rest.split()
-    pages = int((folder / "statm").read_text(encoding="ascii").split()[1])
-    return _Process(int(fields[1]), int(fields[3]), name, pages * _PAGE)
+    return _Process(int(fields[1]), int(fields[3]), name)
+
+
+def _held_bytes(pid: int) -> int:
+    try:
+        return memory_of(pid).pss_bytes
+    except (OSError, KeyError, ValueError):  # It ended meanwhile.
+        return 0

@@ -115,6 +115,21 @@ def test_a_process_that_its_parent_left_behind_still_counts() -> None:
     assert peak.together_bytes > 300 * MEGABYTE
 
 
+def test_memory_that_processes_share_counts_once() -> None:
+    code = (
+        f"import os, time; b = b'x' * {300 * MEGABYTE}\n"
+        "for _ in range(3):\n"
+        "    if os.fork() == 0:\n"
+        "        time.sleep(2); os._exit(0)\n"
+        "time.sleep(3)"
+    )
+
+    with watched() as peak:
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+    assert 300 * MEGABYTE < peak.together_bytes < 500 * MEGABYTE
+
+
 def test_what_takes_more_than_its_limit_is_ended_with_all_its_children() -> None:
     inner = f"b = bytearray({400 * MEGABYTE}); import time; time.sleep(60)"
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
