@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import model_compression_toolkit as mct
 import numpy as np
 import onnx
 import torch
@@ -20,6 +19,7 @@ import ultralytics.utils.export.imx as stock
 from ultralytics import YOLO
 
 from controller.export.convert import convert, memory_bytes, memory_report, output_shapes
+from controller.export.events import write_events
 from controller.export.facts import Facts
 from controller.export.fit import judge, predict_bytes
 from controller.export.heads import inference_centred
@@ -80,7 +80,7 @@ def build(job: Job, *, tell: Tell) -> Facts:
     chain.package.mkdir()
     model = _load(chain)
     if job.request.tensorboard is not None:
-        mct.set_log_folder(job.request.tensorboard)  # Its event files are for TensorBoard.
+        write_events(job.request.tensorboard)
     stock._inference = inference_centred  # noqa: SLF001 - see above.
     stock.torch2imx = lambda model, **given: _export(
         chain, model, given["dataset"](), metadata=given["metadata"]

@@ -55,8 +55,6 @@ def _train(arguments: argparse.Namespace, folder: Path) -> Path:
     is_labelled = arguments.data.suffix in {".yaml", ".yml"}
     task = arguments.task or ("detect" if is_labelled else "classify")
     model = YOLO(_narrow(folder, arguments.family, task, arguments.width), task=task)
-    if arguments.start is not None:
-        model.load(str(arguments.start))
     model.train(
         data=str(arguments.data.resolve()),
         epochs=arguments.epochs,
@@ -67,7 +65,7 @@ def _train(arguments: argparse.Namespace, folder: Path) -> Path:
         workers=1,
         plots=False,
         val=False,  # The rate falls to nothing by a plan, so the last weights are the best.
-        pretrained=False,
+        pretrained=False if arguments.start is None else str(arguments.start),
         amp=False,
         optimizer="AdamW",
         cos_lr=True,

@@ -43,7 +43,7 @@ def detector(site: Site, folder: Path) -> Built:
 @pytest.fixture(scope="session")
 def poser(site: Site, folder: Path, detector: Built) -> Built:
     """A network of a rectangle, whose backbone and boxes the detector's training made."""
-    return _of_the_detector(site, folder, detector, task="pose", imgsz="96,160")
+    return _of_the_detector(site, folder, detector, task="pose", imgsz="128,160")
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +67,7 @@ def _of_the_detector(site: Site, folder: Path, detector: Built, *, task: str, im
     say(f"training a network to {task}")
     place = folder / task
     start = ("--start", str(detector.weights))
-    weights = draw_and_train(place, *start, task=task, images=480, epochs=2, size=DETECTOR_PIXELS)
+    weights = draw_and_train(place, *start, task=task, images=640, epochs=3, size=DETECTOR_PIXELS)
     say("building it")
     data = place / "data" / "shapes.yaml"
     return site.build(weights, data, name=f"shapes-{task}", imgsz=imgsz)

@@ -30,7 +30,7 @@ def test_the_manifest_says_how_many_points_an_object_has(poser: Built) -> None:
 
     assert poser.manifest.decode.keypoints == 4
     assert outputs["keypoints"] == (1, 300, 12)
-    assert poser.sides == (160, 96)
+    assert poser.sides == (160, 128)
 
 
 def test_the_points_that_come_over_mqtt_are_where_they_were_drawn(

@@ -11,14 +11,18 @@ pytestmark = [pytest.mark.export, pytest.mark.timeout(3600)]
 
 def test_two_builds_of_one_input_are_the_same_byte_for_byte(site: Site, sorter: Built) -> None:
     say("building the classifier once more, without the cache")
+    events = site.project / "events"
     again = site.build(
-        sorter.weights, sorter.data, "--no-cache", name="again", imgsz=str(sorter.size), keep=False
-    )
+        sorter.weights, sorter.data, "--no-cache", "--tensorboard", str(events),
+        name="again", imgsz=str(sorter.size), keep=False,
+    )  # fmt: skip
 
     assert again.files.keys() == sorter.files.keys()
     assert {role for role, data in again.files.items() if data != sorter.files[role]} == set()
     assert again.manifest.files == sorter.manifest.files
     assert again.manifest.provenance == sorter.manifest.provenance
+    written = [path for path in events.rglob("events.out.tfevents.*") if path.stat().st_size > 1000]
+    assert written, "TensorBoard has nothing to show"
 
 
 def test_an_unchanged_build_is_taken_from_the_cache(site: Site, sorter: Built) -> None:
