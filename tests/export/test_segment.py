@@ -12,7 +12,12 @@ from shared.golden import iou
 from tests.export.overmqtt import compared, heard, objects_of, truth_of
 from tests.export.project import Built, Site, say
 
-pytestmark = [pytest.mark.export, pytest.mark.timeout(3600)]
+pytestmark = [
+    pytest.mark.export,
+    pytest.mark.timeout(3600),
+    # pycocotools 2.0 says it of itself with NumPy 2.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 SEED = 31
 FRAMES = 40
