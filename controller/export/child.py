@@ -11,7 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import IO
+from typing import IO, Any
 
 import msgspec
 
@@ -82,8 +82,8 @@ def _tell_bars(tell: Callable[[Progress], None]) -> None:
     import tqdm  # noqa: PLC0415 - it is the export extra's.
 
     class Told(tqdm.tqdm):  # type: ignore[misc]
-        def __init__(self, *values: object, **options: object) -> None:
-            quiet = {"file": io.StringIO(), "mininterval": SECONDS_BETWEEN_STEPS}
+        def __init__(self, *values: Any, **options: Any) -> None:  # noqa: ANN401 - as tqdm's own.
+            quiet: dict[str, Any] = {"file": io.StringIO(), "mininterval": SECONDS_BETWEEN_STEPS}
             super().__init__(*values, **{**options, **quiet})
 
         def display(self, *_: object, **__: object) -> None:
