@@ -15,8 +15,8 @@ SEED = 21
 FRAMES = 40
 FRAMES_COMPARED = 16
 NEAR = 0.2  # Of the box's diagonal: two minutes of training are enough for that.
-POINTS_NEAR_MIN = 0.5
-BROKEN_MAX = 0.35
+POINTS_NEAR_MIN = 0.4
+BROKEN_MAX = 0.2
 SHARE_MIN = 0.9
 
 

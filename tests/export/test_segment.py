@@ -22,8 +22,8 @@ pytestmark = [
 SEED = 31
 FRAMES = 40
 FRAMES_COMPARED = 16
-OVERLAP_MIN = 0.55  # Masks have a quarter of the picture's pixels each way, and little training.
-BROKEN_MAX = 0.45
+OVERLAP_MIN = 0.5  # Masks have a quarter of the picture's pixels each way, and little training.
+BROKEN_MAX = 0.3
 SHARE_MIN = 0.9
 MASK_IOU_MIN = 0.95
 
