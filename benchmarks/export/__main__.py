@@ -24,7 +24,7 @@ from benchmarks.export import shapes
 from benchmarks.export.accuracy import Accuracy, Asked, measure
 from benchmarks.export.processes import Peak, watched
 from benchmarks.export.stopwatch import Stopwatch, say
-from benchmarks.export.table import markdown
+from controller.cli.comparing import markdown_table
 from controller.cli.terminal import Terminal
 from controller.export.build import build_package
 from controller.export.pack import FILE_NAMES
@@ -236,7 +236,7 @@ def _write(given: argparse.Namespace, done: list[Compared]) -> None:
         f"both; accuracy on {given.images} held-out ones, score threshold 0.001; memory: PSS of "
         f"all processes of one exporter at most, sampled. {versions}."
     )
-    text = markdown(COLUMNS, [row for one in done for row in rows_of(one)])
+    text = markdown_table(COLUMNS, [row for one in done for row in rows_of(one)])
     (given.out / "bench-export.md").write_text(f"{text}\n{note}\n", encoding="utf-8")
     data = msgspec.json.format(msgspec.json.encode(done), indent=1)
     (given.out / "bench-export.json").write_bytes(data)

@@ -26,7 +26,7 @@ from benchmarks.export.accuracy import Accuracy, Asked, measure
 from benchmarks.export.agreement import Agreement, Seen, agreement, guesses_agreement
 from benchmarks.export.processes import watched
 from benchmarks.export.stopwatch import Stopwatch, say
-from benchmarks.export.table import markdown
+from controller.cli.comparing import markdown_table
 from controller.cli.terminal import Terminal
 from controller.export.build import build_package
 from controller.export.pack import FILE_NAMES
@@ -157,7 +157,7 @@ def _row(given: argparse.Namespace, family: str, task: str, pixels: int) -> Row:
 def compared(package: Path, kept: Path, pictures: list[shapes.Pixels]) -> Agreement:
     """Return how our graph and decoder agree with Ultralytics on the folder that it reads."""
     ours = list(_ours(package, pictures))
-    theirs = [[_theirs(one) for one in answer] for answer in _ultralytics(kept, pictures)]
+    theirs = ultralytics_sees(kept, pictures)
     if ours and all(one.box is None for answer in theirs for one in answer):
         return guesses_agreement(ours, theirs)
     return agreement(ours, theirs, threshold=THRESHOLD)
@@ -175,10 +175,11 @@ def _ours(package: Path, pictures: list[shapes.Pixels]) -> Iterator[list[Seen]]:
         if decoded.problems:
             raise OperatorError(f"{package}: {', '.join(decoded.problems)}")
         objects, classes = decoded.objects or (), decoded.classes or ()
-        yield [_seen(one, size) for one in objects] or [Seen(c.label, c.score) for c in classes]
+        yield [seen_of(one, size) for one in objects] or [Seen(c.label, c.score) for c in classes]
 
 
-def _seen(one: Object, size: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Seen:
+def seen_of(one: Object, size: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Seen:
+    """Return an object of ours in pixels of that width and height."""
     left, top, right, bottom = (np.array(one.box).reshape(2, 2) * size).ravel().tolist()
     return Seen(
         label=one.label,
@@ -189,7 +190,8 @@ def _seen(one: Object, size: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Se
     )
 
 
-def _ultralytics(kept: Path, pictures: list[shapes.Pixels]) -> list[list[dict[str, object]]]:
+def ultralytics_sees(kept: Path, pictures: list[shapes.Pixels]) -> list[list[Seen]]:
+    """Return what Ultralytics predicts from the folder that it reads, picture by picture."""
     given = io.BytesIO()
     np.save(given, np.stack(pictures))
     done = subprocess.run(
@@ -204,7 +206,7 @@ def _ultralytics(kept: Path, pictures: list[shapes.Pixels]) -> list[list[dict[st
         said = done.stderr[-LOG_BYTES:].decode(errors="replace")
         raise OperatorError(f"Ultralytics' prediction ended with {done.returncode}:\n{said}")
     answers: list[list[dict[str, object]]] = json.loads(done.stdout)
-    return answers
+    return [[_theirs(one) for one in answer] for answer in answers]
 
 
 class _Theirs(msgspec.Struct, frozen=True):
@@ -264,7 +266,7 @@ def _write(given: argparse.Namespace) -> None:
         f"the same exported folder, {given.compared} pictures: objects within a pixel and 0.05 of "
         f"score (classify: the same best class). {versions}."
     )
-    text = markdown(COLUMNS, [cells_of(row) for row in rows])
+    text = markdown_table(COLUMNS, [cells_of(row) for row in rows])
     (given.out / "matrix.md").write_text(f"{text}\n{note}\n", encoding="utf-8")
     data = msgspec.json.format(msgspec.json.encode(rows), indent=1)
     (given.out / "matrix.json").write_bytes(data)

@@ -194,8 +194,9 @@ def _build(
     release = f"{name}@{version}"
     known = {one.release: one for one in controller.list_releases()}.get(release)
     is_cached = not given["no_cache"]
-    key = cache.key_of(request) if is_cached else None
-    if cache.find(key, needs_kept=request.keep is not None) is None and known is not None:
+    # Only a name that is taken needs to know before the build, which looks for itself.
+    key = cache.key_of(request) if is_cached and known is not None else None
+    if known is not None and cache.find(key, needs_kept=request.keep is not None) is None:
         raise OperatorError(
             f"{release} is already in the store, and would be built from other inputs now: take "
             f"the next version (--version {version + 1}), or see `fleetctl release show {release}`"

@@ -41,7 +41,7 @@ def bench(*, networks: tuple[str, ...], markdown: Path | None, output: Format) -
     terminal.table(COLUMNS, rows, documents=models, empty="")
     terminal.say(NOTE)
     if markdown is not None:
-        markdown.write_text(f"{_markdown(COLUMNS, rows)}\n{NOTE}\n", encoding="utf-8")
+        markdown.write_text(f"{markdown_table(COLUMNS, rows)}\n{NOTE}\n", encoding="utf-8")
 
 
 def _measured(terminal: Terminal, network: str) -> "Model":
@@ -73,6 +73,7 @@ def _measured(terminal: Terminal, network: str) -> "Model":
         )
 
 
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return rows under headings as a table in Markdown."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

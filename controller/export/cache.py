@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from controller.export.provenance import arguments_of, tools
+from controller.export.provenance import arguments_of, tools, weights_sha256
 from controller.export.wire import BuildRequest
 
 PACKAGES_MAX = 12  # Some 15 MB each.
@@ -31,7 +31,7 @@ def key_of(request: BuildRequest) -> str | None:
     try:
         data = _fingerprint(Path(request.data))
         parts = {
-            "model": _digest(Path(request.model)),
+            "model": weights_sha256(Path(request.model)),
             "data": data,
             "arguments": dict(arguments_of(request)),
             "measured": [request.golden_images, request.eval_images],
@@ -85,14 +85,6 @@ def _forget(home: Path) -> None:
 def _home() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "imxfleet" / "builds"
-
-
-def _digest(path: Path) -> str:
-    """Return the hash of a file; a structure that Ultralytics ships counts by its name."""
-    if not path.exists():
-        return path.name
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _code() -> str:

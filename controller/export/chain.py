@@ -18,31 +18,23 @@ import torch
 import ultralytics.utils.export.imx as stock
 from ultralytics import YOLO
 
-from controller.export.convert import convert, memory_bytes, memory_report, output_shapes
+from controller.export.convert import memory_bytes, memory_report, output_shapes
 from controller.export.events import write_events
-from controller.export.facts import Facts
+from controller.export.facts import OUTPUTS, Facts
 from controller.export.fit import judge, predict_bytes
 from controller.export.heads import inference_centred
 from controller.export.lower import lower
 from controller.export.measure import add_proof
 from controller.export.network import FULL_CHANNELS
-from controller.export.pack import FILE_NAMES, collect
+from controller.export.pack import FILE_NAMES, convert_into
 from controller.export.pictures import digest_of
-from controller.export.provenance import network_name, provenance_of
+from controller.export.provenance import network_name, provenance_of, weights_sha256
 from controller.export.quantise import Batches, batches_of, export_onnx, quantise
 from controller.export.search import weights_budget
 from controller.export.wire import KEPT, BuildRequest, Job, Progress
 from shared.decode.labels import write_labels
 from shared.errors import ExportError, RefusedError
 from shared.release import Input, Output, Task
-
-OUTPUTS: dict[Task, tuple[str, ...]] = {
-    "detect": ("boxes", "scores", "labels", "n_valid"),
-    "pose": ("boxes", "scores", "labels", "keypoints"),
-    "segment": ("boxes", "scores", "labels", "coefficients", "protos"),
-    "classify": ("scores",),
-}
-CONVERTER_LINES = 15  # About what it prints; only the progress bar depends on it.
 
 Tell = Callable[[Progress], None]
 
@@ -74,7 +66,7 @@ def build(job: Job, *, tell: Tell) -> Facts:
         folder=folder,
         package=folder / "package",
         weights=folder / "model.pt",
-        weights_sha256=_weights_sha256(given),
+        weights_sha256=weights_sha256(given),
         tell=tell,
     )
     chain.package.mkdir()
@@ -111,12 +103,6 @@ def _seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - it is MCT that uses it.
     torch.manual_seed(seed)
-
-
-def _weights_sha256(given: Path) -> str:
-    """Return the hash of the file; a structure that Ultralytics ships counts by its name."""
-    content = given.read_bytes() if given.is_file() else given.name.encode()
-    return hashlib.sha256(content).hexdigest()
 
 
 def _load(chain: _Chain) -> YOLO:
@@ -161,8 +147,7 @@ def _export(
             Progress("quantise", done, total, "calibration pictures")
         ),
     )
-    calibration = _calibration(batches)
-    chain.calibrated = frozenset(digest_of(one) for (batch,) in batches() for one in batch)
+    calibration, chain.calibrated = _calibration(batches)
     name = network_name(
         chain.request,
         weights_sha256=chain.weights_sha256,
@@ -170,7 +155,7 @@ def _export(
     )
     network = chain.folder / f"{name}.onnx"
     _quantise(chain, model, network, batches)
-    _convert(chain, network)
+    convert_into(network, chain.folder, chain.package, tell=chain.tell)
     facts = _facts(chain, model, network, calibration)
     chain.tell(Progress("lower", text="the simulator graph"))
     labels = _labels(model)
@@ -237,21 +222,6 @@ def _keep(chain: _Chain, network: Path, metadata: Mapping[str, object]) -> None:
     onnx.save(model, kept / network.name)
 
 
-def _convert(chain: _Chain, network: Path) -> None:
-    """Run the converter and keep what a release takes of its files, with no dates in them."""
-    converted = chain.folder / "converted"
-    converted.mkdir()
-    lines = 0
-
-    def told(line: str) -> None:
-        nonlocal lines
-        lines += 1
-        chain.tell(Progress("convert", min(lines, CONVERTER_LINES), CONVERTER_LINES, line))
-
-    convert(network, converted, told=told)
-    collect(converted, chain.package, network=network.stem)
-
-
 def _facts(
     chain: _Chain, model: torch.nn.Module, network: Path, calibration: Mapping[str, str]
 ) -> Facts:
@@ -284,10 +254,11 @@ def _dtype(value: onnx.ValueInfoProto) -> str:
     return str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name)
 
 
-def _calibration(batches: Batches) -> dict[str, str]:
-    """Return how many pictures calibrate, and the hash of their pixels as the network sees them."""
-    digest, images = hashlib.sha256(), 0
+def _calibration(batches: Batches) -> tuple[dict[str, str], frozenset[str]]:
+    """Return how many pictures calibrate with the hash of them all, and the digest of each."""
+    digest, images, each = hashlib.sha256(), 0, set[str]()
     for (batch,) in batches():
         digest.update(batch.numpy().tobytes())
         images += len(batch)
-    return {"images": str(images), "sha256": digest.hexdigest()}
+        each.update(digest_of(one) for one in batch)
+    return {"images": str(images), "sha256": digest.hexdigest()}, frozenset(each)

@@ -15,6 +15,13 @@ from shared.errors import ExportError
 from shared.limits import FILE_BYTES
 from shared.release import Input, Output, Task
 
+# What the sensor puts out, in the order of the network's outputs.
+OUTPUTS: dict[Task, tuple[str, ...]] = {
+    "detect": ("boxes", "scores", "labels", "n_valid"),
+    "pose": ("boxes", "scores", "labels", "keypoints"),
+    "segment": ("boxes", "scores", "labels", "coefficients", "protos"),
+    "classify": ("scores",),
+}
 FACTS_KEY = "imx_facts"  # Metadata of the simulator graph, beside those that shared.graph reads.
 
 

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from controller.export.convert import output_shapes
-from controller.export.facts import Facts
+from controller.export.facts import OUTPUTS, Facts
 from controller.export.pack import FILE_NAMES
 from controller.export.predict import Package, read_package
 from controller.export.wire import KEPT_SUFFIX
@@ -21,12 +21,6 @@ from shared.decode.labels import write_labels
 from shared.errors import ExportError, RefusedError
 from shared.release import Input, Output, Task
 
-OUTPUTS: dict[Task, tuple[str, ...]] = {
-    "detect": ("boxes", "scores", "labels", "n_valid"),
-    "pose": ("boxes", "scores", "labels", "keypoints"),
-    "segment": ("boxes", "scores", "labels", "coefficients", "protos"),
-    "classify": ("scores",),
-}
 METADATA_CHARACTERS_MAX = 200_000  # A thousand names take some twenty thousand.
 INEXACT = (
     "its coordinates are not those that were trained: {why}. Objects far from the upper left "
@@ -44,7 +38,7 @@ class Foreign:
         network: Its ONNX file.
         sha256: Of that file.
         labels: Names by class.
-        warnings: What its owner should know.
+        facts: Of the network, as far as the folder says; memory and origin are open.
     """
 
     network: Path

@@ -13,15 +13,14 @@ from pathlib import Path
 
 import msgspec
 
-from controller.export.convert import convert, memory_bytes
+from controller.export.convert import memory_bytes
 from controller.export.facts import Facts
 from controller.export.foreign import Foreign, lower_foreign, read_foreign
-from controller.export.pack import FILE_NAMES, collect
+from controller.export.pack import FILE_NAMES, convert_into
 from controller.export.provenance import LICENCE, NAME_CHARACTERS
 from controller.export.wire import ImportJob, Progress
 
 CONVERTER = "imx500-converter"
-CONVERTER_LINES = 15  # About what it prints; only the progress bar depends on it.
 COORDINATES = "coordinates"  # In the provenance: what is wrong with them.
 
 Tell = Callable[[Progress], None]
@@ -36,20 +35,11 @@ def import_network(job: ImportJob, *, tell: Tell) -> Facts:
     source, folder = Path(job.source), Path(job.folder)
     tell(Progress("read", text=source.name))
     foreign = read_foreign(source)
-    package, converted = folder / "package", folder / "converted"
+    package = folder / "package"
     package.mkdir()
-    converted.mkdir()
     network = folder / f"{_name(foreign)}.onnx"
     shutil.copyfile(foreign.network, network)
-    lines = 0
-
-    def told(line: str) -> None:
-        nonlocal lines
-        lines += 1
-        tell(Progress("convert", min(lines, CONVERTER_LINES), CONVERTER_LINES, line))
-
-    convert(network, converted, told=told)
-    collect(converted, package, network=network.stem)
+    convert_into(network, folder, package, tell=tell)
     tell(Progress("lower", text="the simulator graph"))
     return _lowered(foreign, package, name=network.stem)
 

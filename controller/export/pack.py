@@ -4,13 +4,14 @@ Needs neither torch nor Sony's tools: the demo packs a release from a committed 
 its labels in the same way as ``model build`` packs what the converter wrote.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 
-from controller.export.convert import network_name, normalise_zip, read_file
+from controller.export.convert import convert, network_name, normalise_zip, read_file
 from controller.export.facts import Facts, read_facts
 from controller.export.receipt import read_receipt, summary_of
+from controller.export.wire import Progress
 from shared.blocks import split_file
 from shared.decode.labels import read_labels
 from shared.errors import ExportError
@@ -29,6 +30,7 @@ from shared.release import (
 )
 
 AGENT_NEEDED = "0.1.0"  # The oldest agent that decodes what this exporter builds.
+CONVERTER_LINES = 15  # About what it prints; only the progress bar depends on it.
 FRAME_RATE = 16  # An n-sized detector at 320 px keeps up with it on the sensor, with room to spare.
 FILE_NAMES: dict[Role, str] = {
     "network": "packerOut.zip",
@@ -40,6 +42,27 @@ FILE_NAMES: dict[Role, str] = {
     "receipt": "receipt.json",
 }
 GOLDEN_TOLERANCE_PERMILLE = 100  # Another processor's rounding may move a doubtful object.
+
+
+def convert_into(
+    network: Path, folder: Path, package: Path, *, tell: Callable[[Progress], None]
+) -> None:
+    """Run the converter in ``folder/converted``, and keep what a release takes of its files.
+
+    Raises:
+        ExportError: The converter refuses the network, or what it wrote will not do.
+    """
+    converted = folder / "converted"
+    converted.mkdir()
+    lines = 0
+
+    def told(line: str) -> None:
+        nonlocal lines
+        lines += 1
+        tell(Progress("convert", min(lines, CONVERTER_LINES), CONVERTER_LINES, line))
+
+    convert(network, converted, told=told)
+    collect(converted, package, network=network.stem)
 
 
 def collect(converted: Path, package: Path, *, network: str) -> None:

@@ -8,6 +8,7 @@ import json
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 
 import msgspec
 
@@ -36,6 +37,14 @@ def arguments_of(request: BuildRequest) -> Mapping[str, object]:
 def tools() -> dict[str, str]:
     """Return the version of every tool that has a part in the network."""
     return {tool: version(tool) for tool in TOOLS}
+
+
+def weights_sha256(model: Path) -> str:
+    """Return the hash of the file; a structure that Ultralytics ships counts by its name."""
+    if not model.is_file():
+        return hashlib.sha256(model.name.encode()).hexdigest()
+    with model.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def network_name(request: BuildRequest, *, weights_sha256: str, calibration_sha256: str) -> str:

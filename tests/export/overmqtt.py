@@ -1,18 +1,19 @@
 """What a simulated camera says over MQTT, beside what Ultralytics says of the same pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agent.camera.scene import Drawn, draw
 from agent.camera.wire import Simulation
-from benchmarks.export.agreement import Agreement, Seen, agreement
-from benchmarks.export.matrix import _seen, _theirs, _ultralytics
+from benchmarks.export.agreement import Agreement, agreement
+from benchmarks.export.matrix import seen_of, ultralytics_sees
 from shared.detections import Detections, Object
+from shared.golden import iou
 from tests.export.project import Built, Site, say
 
 THRESHOLD = 0.25
+OVERLAP_MIN = 0.5  # Of boxes, to be the same object.
 
 
 def heard(site: Site, built: Built, device: str, *, seed: int, frames: int) -> list[Detections]:
@@ -29,10 +30,8 @@ def compared(built: Built, frames: Sequence[Detections], *, seed: int) -> Agreem
     """Return how the messages agree with Ultralytics on the folder that the build kept."""
     size = np.array(built.sides, np.float64)
     pictures = [draw(seed, frame.frame, built.sides)[0] for frame in frames]
-    ours = [[_seen(one, size) for one in objects_of(frame)] for frame in frames]
-    theirs: list[list[Seen]] = [
-        [_theirs(one) for one in answer] for answer in _ultralytics(built.folder, pictures)
-    ]
+    ours = [[seen_of(one, size) for one in objects_of(frame)] for frame in frames]
+    theirs = ultralytics_sees(built.folder, pictures)
     reached = agreement(ours, theirs, threshold=THRESHOLD)
     say(f"MQTT and Ultralytics: {reached}")
     return reached
@@ -43,8 +42,14 @@ def objects_of(frame: Detections) -> tuple[Object, ...]:
     return frame.objects
 
 
-def truth_of(
-    built: Built, frame: Detections, *, seed: int
-) -> tuple[NDArray[np.uint8], list[Drawn]]:
-    picture, truth = draw(seed, frame.frame, built.sides)
-    return picture, list(truth)
+def found_of(
+    built: Built, frames: Sequence[Detections], *, seed: int
+) -> Iterator[tuple[Object, Drawn]]:
+    """Yield each true object that was found: what was seen, and what was drawn."""
+    for frame in frames:
+        _, truth = draw(seed, frame.frame, built.sides)
+        for true in truth:
+            alike = [one for one in objects_of(frame) if one.label == true.label]
+            best = max(alike, key=lambda one, true=true: iou(one.box, true.box), default=None)
+            if best is not None and iou(best.box, true.box) > OVERLAP_MIN:
+                yield best, true

@@ -5,8 +5,7 @@ import pytest
 
 from agent.camera.scene import Drawn
 from shared.detections import Detections, Object
-from shared.golden import iou
-from tests.export.overmqtt import compared, heard, objects_of, truth_of
+from tests.export.overmqtt import compared, found_of, heard
 from tests.export.project import Built, Site, say
 
 pytestmark = [pytest.mark.export, pytest.mark.timeout(3600)]
@@ -57,17 +56,10 @@ def _near(
     poser: Built, frames: list[Detections], *, order: tuple[int, ...] = (0, 1, 2, 3)
 ) -> float:
     """Return which share of the points of objects that were found lies near their true place."""
-    near, pairs = 0, 0
-    for frame in frames:
-        _, truth = truth_of(poser, frame, seed=SEED)
-        for true in truth:
-            found = [o for o in objects_of(frame) if o.label == true.label]
-            best = max(found, key=lambda one: iou(one.box, true.box), default=None)
-            if best is not None and iou(best.box, true.box) > 0.5:
-                near += int((_distances(poser, best, true, order) < NEAR).sum())
-                pairs += 1
-    assert pairs > len(frames) / 2
-    return near / (pairs * len(order))
+    pairs = list(found_of(poser, frames, seed=SEED))
+    near = sum(int((_distances(poser, *pair, order) < NEAR).sum()) for pair in pairs)
+    assert len(pairs) > len(frames) / 2
+    return near / (len(pairs) * len(order))
 
 
 def _distances(poser: Built, found: Object, true: Drawn, order: tuple[int, ...]) -> np.ndarray:

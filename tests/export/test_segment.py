@@ -8,8 +8,7 @@ from pycocotools import mask as coco
 
 from agent.camera.scene import Drawn
 from shared.detections import Detections, Object
-from shared.golden import iou
-from tests.export.overmqtt import compared, heard, objects_of, truth_of
+from tests.export.overmqtt import compared, found_of, heard
 from tests.export.project import Built, Site, say
 
 pytestmark = [
@@ -64,14 +63,9 @@ def test_ultralytics_says_the_same_of_its_folder(cutter: Built, frames: list[Det
 def _overlap(cutter: Built, frames: list[Detections], *, is_turned: bool = False) -> float:
     """Return how much the masks of objects that were found overlap with their true shapes."""
     overlaps = []
-    for frame in frames:
-        _, truth = truth_of(cutter, frame, seed=SEED)
-        for true in truth:
-            found = [o for o in objects_of(frame) if o.label == true.label]
-            best = max(found, key=lambda one: iou(one.box, true.box), default=None)
-            if best is not None and iou(best.box, true.box) > 0.5:
-                mask = _mask(best)
-                overlaps.append(_iou(mask[::-1] if is_turned else mask, _drawn(true, mask.shape)))
+    for best, true in found_of(cutter, frames, seed=SEED):
+        mask = _mask(best)
+        overlaps.append(_iou(mask[::-1] if is_turned else mask, _drawn(true, mask.shape)))
     assert len(overlaps) > len(frames) / 2
     return float(np.mean(overlaps))
 

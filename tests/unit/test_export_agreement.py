@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.export.agreement import Box, Seen, agreement, guesses_agreement
 from benchmarks.export.processes import watched
-from benchmarks.export.table import markdown
+from controller.cli.comparing import markdown_table
 
 MEGABYTE = 1_000_000
 
@@ -142,4 +142,4 @@ def test_what_takes_more_than_its_limit_is_ended_with_all_its_children() -> None
 
 
 def test_a_table_is_markdown() -> None:
-    assert markdown(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+    assert markdown_table(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
