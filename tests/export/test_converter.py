@@ -7,8 +7,6 @@ import pytest
 from controller.export.convert import convert
 from shared.errors import ExportError
 
-pytest.importorskip("onnx")
-
 pytestmark = [pytest.mark.export, pytest.mark.filterwarnings("ignore")]
 
 
@@ -19,7 +17,7 @@ def refusal(network: Path, folder: Path) -> str:
 
 
 def test_an_operation_that_the_sensor_cannot_do_is_named(tmp_path: Path) -> None:
-    from tests.export import sonys  # noqa: PLC0415 - imports torch.
+    from tests.export import sonys  # noqa: PLC0415 - warns of what is not ours.
 
     text = refusal(sonys.exported(sonys.Odd(), tmp_path), tmp_path)
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
@@ -12,9 +14,6 @@ from controller.export.facts import Facts
 from shared.errors import ExportError
 from shared.graph import Graph, Nms, multiclass_nms
 from shared.release import Input
-
-onnx = pytest.importorskip("onnx")
-onnxruntime = pytest.importorskip("onnxruntime")
 
 pytestmark = [pytest.mark.export, pytest.mark.filterwarnings("ignore")]
 
