@@ -14,6 +14,7 @@ from ultralytics.utils.export.imx import NMSWrapper
 from ultralytics.utils.patches import onnx_export_patch
 
 from controller.export.heads import coordinate_nodes
+from controller.export.histograms import collect_lean
 from controller.export.wire import BuildRequest
 from shared.errors import ExportError
 
@@ -64,6 +65,7 @@ def quantise(
         weights_memory: Bytes that the weights may take; MCT then searches for the layers that bear
             fewer bits. None: eight bits everywhere.
     """
+    collect_lean()
     capabilities = get_target_platform_capabilities(tpc_version=TPC_VERSION, device_type="imx500")
     config = _core_config(model, request, is_search=weights_memory is not None)
     budget = (

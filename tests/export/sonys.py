@@ -102,14 +102,19 @@ class Odd(torch.nn.Module):
         return torch.cumsum(self.first(images), 2)
 
 
-def exported(model: Detector | Classifier | Odd, folder: Path) -> Path:
+def exported(
+    model: Detector | Classifier | Odd, folder: Path, *, batch: int = 4, method: str = "mse"
+) -> Path:
     """Quantise and write a network with the exporter's own functions."""
     pictures = torch.rand(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
 
     def batches() -> Iterator[list[torch.Tensor]]:
-        yield [pictures]
+        for chunk in pictures.split(batch):
+            yield [chunk]
 
-    request = BuildRequest(model="", data="", out="", objects_max=OBJECTS_MAX, iou_permille=500)
+    request = BuildRequest(
+        model="", data="", out="", objects_max=OBJECTS_MAX, iou_permille=500, error_method=method
+    )
     quantised = quantise(model.eval(), request, batches=batches)
     target = folder / f"n{model.task}.onnx"
     export_onnx(quantised, target, task=model.task, request=request, batches=batches)
