@@ -44,7 +44,6 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True, tag="build"):
             the statistics; None: none are.
         shift_negative: Shift activations that are seldom negative, to count them unsigned.
         seed: Of every random choice.
-        prune: Share of the channels to take away; 0: none.
         tensorboard: Folder for what MCT shows of the quantisation; None: nowhere.
         golden_images: Held-out pictures whose outputs go with the release, for the agent's probe.
         eval_images: Held-out pictures that accuracy is measured on; 0: it is not.
@@ -73,7 +72,6 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True, tag="build"):
     z_threshold: float | None = None
     shift_negative: bool = True
     seed: int = 0
-    prune: float = 0.0
     tensorboard: str | None = None
     golden_images: int = 4
     eval_images: int = 100
