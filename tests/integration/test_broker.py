@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 DEADLINE_SECONDS = 20.0
 PARENT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from controller.broker import run_mosquitto, run_nats
 run = {"nats": run_nats, "mosquitto": run_mosquitto}[sys.argv[1]]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A job in the background ignores it.
 print(run(Path(sys.argv[2])).pid, flush=True)
 time.sleep(600)
 """
