@@ -27,10 +27,11 @@ from shared.files import read_bounded, write_atomically
 from shared.limits import BLOCK_BYTES, FILE_BYTES
 from shared.release import Manifest, encode_manifest
 
-SCHEMA_VERSION = 1
 BUSY_SECONDS = 10.0
 LEASE_SECONDS = 10.0  # A holder renews it every tick; one that was suspended loses it.
-_SCHEMA = """
+# Each step brings a store to its number, counted from 1; what was released never changes.
+MIGRATIONS = (
+    """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS releases (release TEXT PRIMARY KEY, sha256 TEXT NOT NULL,
     is_signed INTEGER NOT NULL DEFAULT 0, imported_at REAL NOT NULL);
@@ -44,8 +45,13 @@ CREATE TABLE IF NOT EXISTS identities (device TEXT PRIMARY KEY, version INTEGER 
     payload BLOB NOT NULL, envelope BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS reports (device TEXT PRIMARY KEY, known BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS lease (id INTEGER PRIMARY KEY CHECK (id = 1), holder TEXT NOT NULL,
-    host TEXT NOT NULL, pid INTEGER NOT NULL, renewed REAL NOT NULL, is_held INTEGER NOT NULL);
-"""
+    host TEXT NOT NULL, pid INTEGER NOT NULL, renewed REAL NOT NULL, is_held INTEGER NOT NULL)
+""",
+    """
+CREATE TABLE audit (number INTEGER PRIMARY KEY, entry BLOB NOT NULL, digest TEXT NOT NULL)
+""",
+)
+SCHEMA_VERSION = len(MIGRATIONS)
 Document = TypeVar("Document")
 ReleaseRow = tuple[str, str, bool, datetime]  # Name, manifest's hash, signed, imported at.
 
@@ -139,13 +145,23 @@ class Store:
         self._database.close()
 
     def _migrate(self) -> None:
-        (found,) = self._execute("PRAGMA user_version").fetchone()
-        if found not in {0, SCHEMA_VERSION}:
-            raise StorageError(f"expected a store of version {SCHEMA_VERSION}, got {found}")
-        if found == 0:  # Else nothing is written: whoever only looks disturbs no driver.
-            for statement in _SCHEMA.split(";"):
-                self._execute(statement)
+        if self._version() == SCHEMA_VERSION:
+            return  # Nothing is written: whoever only looks disturbs no driver.
+        with self.transaction():
+            found = self._version()  # Another process may just have done it.
+            if found > SCHEMA_VERSION:
+                raise StorageError(
+                    f"{self._path} is of version {found}, written by a newer fleetctl; expected at"
+                    f" most {SCHEMA_VERSION}: upgrade this one"
+                )
+            for migration in MIGRATIONS[found:]:
+                for statement in migration.split(";"):
+                    self._execute(statement)
             self._execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _version(self) -> int:
+        (version,) = self._execute("PRAGMA user_version").fetchone()
+        return int(version)
 
     @contextmanager
     def transaction(self, holder: str | None = None) -> Iterator[None]:
@@ -373,6 +389,28 @@ class Store:
         """Return what was last heard of each device."""
         rows: Sequence[tuple[str, bytes]] = self._execute("SELECT * FROM reports").fetchall()
         return {device: _decode(data, kind) for device, data in rows}
+
+    def forget_device(self, device: str) -> None:
+        """Forget a device's identity and what was heard of it."""
+        self._execute("DELETE FROM identities WHERE device = ?", (device,))
+        self._execute("DELETE FROM reports WHERE device = ?", (device,))
+
+    # The audit log (controller/audit.py); within a transaction.
+
+    def add_audit(self, number: int, entry: bytes, digest: str) -> None:
+        """Append an entry."""
+        self._execute("INSERT INTO audit VALUES (?, ?, ?)", (number, entry, digest))
+
+    def audit_rows(self, after: int = 0) -> tuple[tuple[int, bytes, str], ...]:
+        """Return number, text and digest of the entries after a number, oldest first."""
+        rows = self._execute("SELECT * FROM audit WHERE number > ? ORDER BY number", (after,))
+        return tuple((number, bytes(entry), digest) for number, entry, digest in rows)
+
+    def audit_last(self) -> tuple[int, str]:
+        """Return number and digest of the newest entry; 0 and nothing where there is none."""
+        query = "SELECT number, digest FROM audit ORDER BY number DESC LIMIT 1"
+        row = self._execute(query).fetchone()
+        return (0, "") if row is None else (int(row[0]), str(row[1]))
 
     # The lease.
 

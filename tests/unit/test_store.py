@@ -1,7 +1,9 @@
 """The store: all or nothing, one holder, bytes that are what they were."""
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from controller.planning import Book, Rollout, Wave
 from controller.rollout import Allowed, Clock, Course, Reach, Rules
-from controller.store import LEASE_SECONDS, LeaseLostError, Record, Store
+from controller.store import LEASE_SECONDS, MIGRATIONS, LeaseLostError, Record, Store
 from shared.assignment import Action, Entry, Probe, Window, parse_selector
 from shared.errors import OperatorError, StorageError
 from tests.puppet import make_release
@@ -152,8 +154,32 @@ def test_a_store_of_a_later_version_is_left_alone(store: Store, tmp_path: Path) 
     store._database.execute("PRAGMA user_version = 99")
     store.close()
 
-    with pytest.raises(StorageError, match="got 99"):
+    with pytest.raises(StorageError, match="of version 99, written by a newer fleetctl"):
         Store(tmp_path)
+
+
+def test_a_store_of_the_first_version_is_brought_to_the_newest_and_keeps_what_it_has(
+    tmp_path: Path,
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "store.sqlite")) as old:
+        old.executescript(f"{MIGRATIONS[0]}; PRAGMA user_version = 1")
+        old.execute("INSERT INTO meta VALUES ('kept', '1')")
+        old.commit()
+
+    store = Store(tmp_path)
+
+    assert store.get("kept", int) == 1
+    assert store.audit_last() == (0, "")
+
+
+def test_a_store_that_cannot_be_written_is_said_and_can_be_read(store: Store) -> None:
+    store.put("kept", 1)
+    store._database.execute("PRAGMA query_only = 1")  # As on a disk that is mounted read-only.
+
+    with pytest.raises(StorageError, match="readonly"):
+        store.put("kept", 2)
+
+    assert store.get("kept", int) == 1
 
 
 def test_a_full_disk_is_said_and_leaves_nothing_of_what_was_begun(store: Store) -> None:
