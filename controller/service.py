@@ -21,6 +21,7 @@ import msgspec
 from securesystemslib.signer import Signer
 
 from controller import strategies
+from controller.authority import Authorities, Authority, AuthorityName, Issued, issue_device
 from controller.devices import Known, disconnected, notes_of
 from controller.driving import (
     Address,
@@ -87,10 +88,23 @@ class _Place:
 
     @property
     def address(self) -> Address:
-        """Return the broker's address; a relative ``ca`` is beside fleet.yaml."""
+        """Return where fleetctl connects; a relative ``ca`` is beside fleet.yaml."""
         broker = self.fleet.broker
         ca = None if broker.ca is None else str(self.project / broker.ca)
-        return Address(self.broker_url or broker.url or EMBEDDED_URL, ca)
+        url = self.broker_url or broker.controller_url or broker.url or EMBEDDED_URL
+        path = self.authorities.controller_path
+        is_ours = url.startswith("mqtts:") and path.is_file()
+        return Address(url, ca, _read_text(path) if is_ours else None)
+
+    @property
+    def devices_url(self) -> str:
+        """Return where devices connect."""
+        return self.broker_url or self.fleet.broker.url or EMBEDDED_URL
+
+    @property
+    def authorities(self) -> Authorities:
+        """Return the authorities of the broker."""
+        return Authorities(self.keys, self.folder / "tls")
 
     @property
     def keys(self) -> Path:
@@ -125,7 +139,7 @@ class Controller:
         """Make keys, root and store for the fleet of ``project/fleet.yaml``; never overwrites.
 
         Args:
-            project: The folder with fleet.yaml.
+            project: The folder with fleet.yaml, or such a file.
             passphrase: For all keys; None writes plain keys and a root marked demo.
             home: Instead of ``$XDG_DATA_HOME/imxfleet``.
             timing: How long things take.
@@ -134,6 +148,7 @@ class Controller:
         place = _place(project, home, broker_url)
         keys = create_keys(place.keys, fleet=place.fleet.name, passphrase=passphrase)
         repository = create(keys, now=datetime.now(UTC))
+        place.authorities.create(place.fleet.name, passphrase)
         store = Store(place.folder)
         with store.transaction():
             store.put("repository", repository.to_dict())
@@ -158,6 +173,11 @@ class Controller:
         return cls(place, Store(place.folder), passphrase, timing)
 
     @property
+    def store(self) -> Store:
+        """Return the store, for the verbs that live in modules of their own."""
+        return self._store
+
+    @property
     def address(self) -> Address:
         """Return where the broker is, and who vouches for it."""
         return self._place.address
@@ -174,7 +194,7 @@ class Controller:
     # Devices.
 
     def add_device(self, device: str) -> Card:
-        """Sign a device's identity and return its card; again: the same identity, the same card."""
+        """Sign a device's identity and return its card; again: the same, with a new certificate."""
         declared = self._declared(device)
         if device not in self._store.identities():
             signer = self._signer("controller")
@@ -185,12 +205,18 @@ class Controller:
         address = self._place.address
         ca = None if address.ca is None else _read_text(Path(address.ca))
         root = read_repository(self._store).root.decode()
-        broker = CardBroker(url=address.url, ca=ca)
+        issued = self._issue(device)
+        broker = CardBroker(
+            url=self._place.devices_url,
+            ca=ca,
+            certificate=None if issued is None else issued.certificate,
+            key=None if issued is None else issued.key,
+        )
         return Card(fleet=self.fleet.name, device=device, broker=broker, root=root)
 
     def list_devices(self) -> tuple[DeviceStatus, ...]:
         """Return every device, declared or heard; asks the broker where nobody drives."""
-        devices, is_live = self._heard()
+        devices, is_live = self.heard()
         identities = read_identities(self._store)
         names = [*self.fleet.devices, *(name for name in devices if name not in self.fleet.devices)]
         return tuple(
@@ -279,7 +305,7 @@ class Controller:
         deny: tuple[str, ...] = (),
     ) -> str:
         """Begin to bring a release to devices; return the rollout's id."""
-        record = self._record(release, selector, self._strategy(strategy), name, deny)
+        record = self.new_record(release, selector, self.strategy(strategy), name, deny)
         return self._begin(record, over=over)
 
     def pause(self, rollout: str) -> None:
@@ -315,8 +341,8 @@ class Controller:
             )
         (release,) = undone.ran_before
         one_wave = Strategy("undo", waves=(strategies.Wave(1000),), probe=undone.probe)
-        chosen = one_wave if strategy is None else self._strategy(strategy)
-        record = self._record(release, undone.selector, chosen, f"undo-{undone.rollout}", ())
+        chosen = one_wave if strategy is None else self.strategy(strategy)
+        record = self.new_record(release, undone.selector, chosen, f"undo-{undone.rollout}", ())
         return self._begin(record, over=over)
 
     def status(self, rollout: str | None = None) -> RolloutStatus:
@@ -371,7 +397,32 @@ class Controller:
         )
         return None if name is None else self.status(name)
 
+    # The broker of a site.
+
+    @property
+    def authorities(self) -> Authorities:
+        """Return the authorities of the broker."""
+        return self._place.authorities
+
+    def open_authority(self, name: AuthorityName) -> Authority:
+        """Open one of the broker's authorities; a fleet of an earlier version gets them now."""
+        authorities = self._place.authorities
+        if not authorities.is_there:
+            secret = self._secret("broker") if needs_passphrase(self._place.keys, "root") else None
+            authorities.create(self.fleet.name, secret)
+        secret = self._secret("broker") if authorities.needs_passphrase(name) else None
+        return authorities.open(name, secret)
+
     # How it is done.
+
+    def _issue(self, device: str) -> Issued | None:
+        """Return a device's certificate, where the broker is asked for one."""
+        if not self._place.devices_url.startswith("mqtts:"):
+            return None
+        return issue_device(self.open_authority("devices"), device, datetime.now(UTC))
+
+    def _secret(self, role: str) -> str | None:
+        return None if self._passphrase is None else self._passphrase(role)
 
     def _until(self, name: str | None, until: Until | None) -> Until:
         def is_done(status: FleetStatus) -> bool:
@@ -398,8 +449,7 @@ class Controller:
         """Open a key; its passphrase is asked for only where it has one."""
         if not needs_passphrase(self._place.keys, role):
             return load_signer(self._place.keys, role, None)
-        secret = None if self._passphrase is None else self._passphrase(role)
-        return load_signer(self._place.keys, role, secret)
+        return load_signer(self._place.keys, role, self._secret(role))
 
     def _manifest_sha256(self, release: str) -> str:
         parse_release(release)
@@ -436,7 +486,8 @@ class Controller:
             running_on=running.get(release, 0),
         )
 
-    def _strategy(self, name: str | None) -> Strategy:
+    def strategy(self, name: str | None) -> Strategy:
+        """Return a strategy of fleet.yaml by name; None: the only one, or the default."""
         declared = self.fleet.strategies
         if name is not None and name in declared:
             return declared[name]
@@ -445,7 +496,7 @@ class Controller:
             raise OperatorError(f"expected a strategy of {FLEET_YAML} ({known}), got {name}")
         return next(iter(declared.values()), strategies.DEFAULT)
 
-    def _record(
+    def new_record(
         self,
         release: str,
         selector: str,
@@ -453,10 +504,15 @@ class Controller:
         name: str | None,
         deny: tuple[str, ...],
     ) -> Record:
-        """Return the record of a rollout that has yet to get its number."""
+        """Return the record of a rollout that has yet to get its number.
+
+        Raises:
+            UnsignedError: The release is not signed.
+            OperatorError: A name, the selector or the strategy is not right.
+        """
         refuse_unsupported(strategy)
         digest = self._manifest_sha256(release)
-        site = self._site()
+        site = self.site()
         if site.listed.get(release) != digest:
             raise UnsignedError(f"{release} is not signed: `fleetctl release sign {release}`")
         self._check_selector(site, selector, strategy)
@@ -497,7 +553,7 @@ class Controller:
         """Keep a new rollout and the wish to start it, after trying it on what is known now."""
         with self._store.transaction():
             record = replace(record, rollout=self._store.next_rollout())
-            site = self._site()
+            site = self.site()
             site = replace(site, records={**site.records, record.rollout: record})
             obey(site, Intention(0, "start", record.rollout, {"over": over}))
             self._store.save(record)
@@ -507,10 +563,10 @@ class Controller:
     def _intend(self, verb: str, rollout: str, **arguments: object) -> None:
         record = self._store.record(rollout)
         with self._store.transaction():
-            obey(self._site(), Intention(0, verb, record.rollout, arguments))
+            obey(self.site(), Intention(0, verb, record.rollout, arguments))
             self._store.intend(verb, record.rollout, **arguments)
 
-    def _site(self) -> Site:
+    def site(self) -> Site:
         """Return what the store has, with the intentions that still wait."""
         site = read_site(self._store, self.fleet, read_repository(self._store))
         for intention in self._store.intentions():
@@ -520,7 +576,7 @@ class Controller:
                 continue
         return site
 
-    def _heard(self) -> tuple[Mapping[str, Known], bool]:
+    def heard(self) -> tuple[Mapping[str, Known], bool]:
         """Return what is known of the devices; without a driver the broker is asked."""
         known = self._store.known(Known)
         if self.driver().holder is not None:
@@ -569,9 +625,10 @@ def _state(known: Known, declared: Device | None, identity: Identity | None) -> 
 
 
 def _place(project: Path, home: Path | None, broker_url: str | None) -> _Place:
-    fleet = load_fleet(project / FLEET_YAML)
+    file = project if project.is_file() else project / FLEET_YAML
+    fleet = load_fleet(file)
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return _Place(project, (home or Path(data) / "imxfleet") / fleet.name, fleet, broker_url)
+    return _Place(file.parent, (home or Path(data) / "imxfleet") / fleet.name, fleet, broker_url)
 
 
 def _read_text(path: Path) -> str:

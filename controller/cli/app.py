@@ -36,6 +36,9 @@ NOUNS = {
     "release": Noun("release", "release", "List, show, sign and verify releases."),
     "device": Noun("device", "device", "Add devices, list them, look at one."),
     "rollout": Noun("rollout", "rollout", "Bring a release to devices; watch, pause, undo it."),
+    "plan": Noun("planning", "plan", "Say what a rollout, or `apply`, would do."),
+    "diff": Noun("planning", "diff", "Compare what fleet.yaml declares with what is real."),
+    "apply": Noun("planning", "apply", "Start the rollouts that fleet.yaml declares."),
     "tail": Noun("tail", "tail", "Print what the cameras see, live."),
     "doctor": Noun("doctor", "doctor", "Check this machine, the broker and the fleet."),
 }

@@ -1,10 +1,10 @@
 """Open the fleet of the working directory for one command, and close it again."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from controller.service import Controller
 
 _DURATION = re.compile(r"(\d{1,6}(?:\.\d+)?)(s|m|h|d)?")
+_Command = TypeVar("_Command", bound=Callable[..., object])
 _UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 
 
@@ -34,12 +35,20 @@ class Duration(click.ParamType[float]):
         return float(match[1]) * _UNIT_SECONDS[match[2] or "s"]
 
 
+def selector_option(*, default: str | None = None) -> Callable[[_Command], _Command]:
+    """Return what gives a command ``-l``, ``--selector``."""
+    return click.option(
+        "-l", "--selector", default=default, show_default=default is not None,
+        help="Which devices, e.g. role=door or site=a,role!=dock.",
+    )  # fmt: skip
+
+
 @contextmanager
-def opened(passphrase_fd: int | None = None) -> Iterator["Controller"]:
-    """Give the fleet of ./fleet.yaml."""
+def opened(passphrase_fd: int | None = None, *, file: Path | None = None) -> Iterator["Controller"]:
+    """Give the fleet of ./fleet.yaml, or of another file."""
     from controller.service import Controller  # noqa: PLC0415 - --help needs no TUF.
 
-    controller = Controller.open(Path.cwd(), passphrase=PassphraseReader(passphrase_fd))
+    controller = Controller.open(file or Path.cwd(), passphrase=PassphraseReader(passphrase_fd))
     try:
         yield controller
     finally:

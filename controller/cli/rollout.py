@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from controller.cli.exits import Exit
-from controller.cli.fleet import Duration, opened
+from controller.cli.fleet import Duration, opened, selector_option
 from controller.cli.terminal import Format, Terminal, output_option, passphrase_option
 
 if TYPE_CHECKING:
@@ -72,11 +72,12 @@ def rollout() -> None:
 
 @rollout.command()
 @click.argument("release", metavar="NAME@VERSION")
-@click.option("--selector", default="*", show_default=True, help="Which devices, e.g. role=door.")
+@selector_option(default="*")
 @_STRATEGY
 @click.option("--name", help="A name that other commands take, too.")
 @click.option("--deny", multiple=True, metavar="DEVICE", help="Leave this device out; repeatable.")
 @_OVER
+@click.option("--dry-run", is_flag=True, help="Only say what it would do, as `plan`.")
 @drives
 def start(  # noqa: PLR0913 - one parameter an option
     *,
@@ -86,16 +87,22 @@ def start(  # noqa: PLR0913 - one parameter an option
     name: str | None,
     deny: tuple[str, ...],
     over: bool,
+    dry_run: bool,
     driving: Driving,
 ) -> int:
     """Roll a signed release out, wave by wave, and watch.
 
     Exit 0: completed, all healthy. 3: a gate stopped it. 4: paused, or not all healthy. 5: timeout.
     """
+    from controller import orders  # noqa: PLC0415 - --help needs no TUF.
+    from controller.cli.forecasts import show_forecasts  # noqa: PLC0415
+
+    wish = orders.Wish(release, selector, strategy, name, deny, over)
     with opened(driving.passphrase_fd) as controller:
-        started = controller.start_rollout(
-            release, selector=selector, strategy=strategy, over=over, name=name, deny=deny
-        )
+        if dry_run:
+            show_forecasts(driving.terminal, orders.plan(controller, (wish,)))
+            return Exit.OK
+        started = orders.start(controller, wish)
         return _go_on(controller, started, driving)
 
 
@@ -231,7 +238,7 @@ def _go_on(
     from controller.cli.watching import watch_rollout  # noqa: PLC0415 - --help needs no rich.
 
     if driving.is_detached:
-        return _leave(controller, rollout, driving.terminal)
+        return leave(controller, rollout, driving.terminal)
     return watch_rollout(
         controller,
         rollout,
@@ -247,7 +254,7 @@ def _until(controller: "Controller", rollout: str, driving: Driving, is_done: Is
     return Exit.OK if is_done(controller.status(rollout)) else code
 
 
-def _leave(controller: "Controller", rollout: str, terminal: Terminal) -> int:
+def leave(controller: "Controller", rollout: str, terminal: Terminal) -> int:
     """Say who will act on what was written down."""
     found = controller.status(rollout)
     holder = controller.driver().holder

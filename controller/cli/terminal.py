@@ -63,6 +63,11 @@ class Terminal:
         return cls("table")
 
     @property
+    def is_table(self) -> bool:
+        """Say whether a person reads the results."""
+        return self.format == "table"
+
+    @property
     def is_live(self) -> bool:
         """Say whether a picture may move: a person watches, and wants no JSON."""
         return self.format == "table" and self.results.is_terminal

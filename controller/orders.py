@@ -1,0 +1,122 @@
+"""What a person asks of the whole fleet: `plan`, `diff`, `apply`. The shell around pure modules.
+
+forecast.py    what a rollout would do
+drift.py       what fleet.yaml declares against what is real
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from controller import drift, forecast
+from controller.driving import read_identities
+from controller.publishing import Held
+from shared.errors import OperatorError
+from shared.release import Manifest
+
+if TYPE_CHECKING:
+    from controller.inventory import RolloutDeclared
+    from controller.service import Controller
+    from controller.steering import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A rollout that somebody may start."""
+
+    release: str
+    selector: str
+    strategy: str | None = None
+    name: str | None = None
+    deny: tuple[str, ...] = ()
+    over: bool = False
+
+
+def wishes(controller: "Controller", *, over: bool = False) -> tuple[Wish, ...]:
+    """Return what `apply` would start."""
+    declared = drift.to_start(controller.fleet, controller.site())
+    return tuple(_wish(one, over=over) for one in declared)
+
+
+def _wish(declared: "RolloutDeclared", *, over: bool) -> Wish:
+    return Wish(
+        declared.release, declared.selector, declared.strategy, declared.name, declared.deny, over
+    )
+
+
+def plan(controller: "Controller", wished: Sequence[Wish]) -> tuple[forecast.Forecast, ...]:
+    """Return what each would do; nothing is written down.
+
+    Raises:
+        UnsignedError: A release is not signed.
+        OperatorError: One would be refused.
+    """
+    devices, _ = controller.heard()
+    site = replace(controller.site(), devices=devices)
+    knows = _knowledge(controller, site, [wish.release for wish in wished])
+    found = []
+    for wish in wished:
+        record = controller.new_record(
+            wish.release, wish.selector, controller.strategy(wish.strategy), wish.name, wish.deny
+        )
+        record = replace(record, rollout=controller.store.next_rollout())
+        found.append(forecast.forecast(site, record, knows, over=wish.over))
+    return tuple(found)
+
+
+def _knowledge(controller: "Controller", site: "Site", wanted: Sequence[str]) -> forecast.Knowledge:
+    reports = (known.report for known in site.devices.values() if known.report is not None)
+    cameras = (camera for report in reports for camera in report.cameras.values())
+    names = {name for camera in cameras for name in (camera.release, camera.previous) if name}
+    store = controller.store
+    digests = {name: store.manifest_sha256(name) for name in {*names, *wanted}}
+    held = store.get("held", Held)
+    is_there = held is not None and held.broker == controller.broker_url
+    return forecast.Knowledge(
+        identities=read_identities(store),
+        manifests={
+            name: msgspec.json.decode(store.blob(digest), type=Manifest)
+            for name, digest in digests.items()
+            if digest is not None
+        },
+        held=held.blocks if held is not None and is_there else frozenset(),
+        is_frozen=False,
+    )
+
+
+def diff(controller: "Controller") -> tuple[drift.Drift, ...]:
+    """Return what is declared and not real, and what is real and not declared."""
+    devices, _ = controller.heard()
+    site = replace(controller.site(), devices=devices)
+    return drift.drift(controller.fleet, site, read_identities(controller.store))
+
+
+def apply(controller: "Controller", *, over: bool = False) -> tuple[str, ...]:
+    """Start what is declared and was not started; return the rollouts' ids.
+
+    Nothing is started unless all of it can be: each is tried on a copy first.
+    """
+    wished = wishes(controller, over=over)
+    plan(controller, wished)
+    started: list[str] = []
+    for wish in wished:
+        try:
+            started.append(start(controller, wish))
+        except OperatorError as error:
+            done = f" ({', '.join(started)} was started)" if started else ""
+            raise OperatorError(f"rollout {wish.name}: {error}{done}") from error
+    return tuple(started)
+
+
+def start(controller: "Controller", wish: Wish) -> str:
+    """Start a rollout; return its id."""
+    return controller.start_rollout(
+        wish.release,
+        selector=wish.selector,
+        strategy=wish.strategy,
+        over=wish.over,
+        name=wish.name,
+        deny=wish.deny,
+    )
