@@ -1,73 +1,42 @@
 """The Raspberry Pi AI Camera through Sony's modlib.
 
-modlib exposes neither the sensor's times nor the network's name, copies every image, and blocks for
-ever in ``get_frame`` when its thread dies. So this driver gives its camera object a
-``_parse_request`` of its own: it takes tensors, name and times from the request's metadata, keeps
-only the newest frame, and never touches the image. Written from modlib 1.5.0's sources; not yet run
-on a sensor.
+Taken from it: which network is packaged how, the deployment, the stream. Not taken, because of what
+its 1.5.0 does:
+
+- it exposes neither the sensor's times nor the network's name, copies every image, and blocks for
+  ever in ``get_frame`` once its thread died: ``_parse_request`` is ours (agent/camera/arrivals.py);
+- it opens the kernel's progress in debugfs as if everybody were root: what cannot be opened is left
+  out;
+- it forks a process that draws a progress bar, which keeps our pipes open after we are killed, and
+  ``start`` waits for it for ever where it cannot read: there is none;
+- it asks on standard input whether to use an old package: it is given a packaged network, only.
 """
 
+import io
 import threading
-import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-import numpy as np
-
+from agent.camera.arrivals import Arrivals
 from agent.camera.camera import Camera, Captured, FailedError, Pixels
+from agent.camera.upload import watched
 from agent.camera.wire import Job
 from shared.decode.results import Tensors
 from shared.release import Manifest
 
-WAIT_SECONDS = 0.5  # How often a reader without frames looks whether it shall stop.
-ERRNO_BUSY = 16
-OUTPUT_KEY, INFO_KEY, KPI_KEY = "CnnOutputTensor", "CnnOutputTensorInfo", "CnnKpiInfo"
-US_PER_MS = 1000.0
+SENSOR_MODEL = "imx500"
+DEBUGFS = "/sys/kernel/debug/"
+BUSY_TEXT = "Device or resource busy"  # EBUSY in words: libcamera and modlib pass on no number.
+TEXT_CHARACTERS = 300
 
 
 class Request(Protocol):
     """A completed request of modlib: what libcamera knows about one frame."""
 
     @property
-    def metadata(self) -> Mapping[str, Sequence[float]]:
+    def metadata(self) -> Mapping[str, object]:
         """Return the frame's metadata by name."""
-        ...
-
-
-class TensorInfo(Protocol):
-    """One output tensor in the sensor's own description."""
-
-    size: Sequence[int]
-    num_dimensions: int
-
-
-class OutputInfo(Protocol):
-    """modlib's view of CnnOutputTensorInfo."""
-
-    network_name: bytes
-    num_tensors: int
-    info: Sequence[TensorInfo]
-
-
-class Device(Protocol):
-    """What we use of modlib's AiCamera."""
-
-    _parse_request: Callable[[Request], None]
-
-    def deploy(self, model: object) -> None:
-        """Hand the package to the kernel; the upload happens in ``start``."""
-
-    def start(self) -> None:
-        """Upload and start; blocks."""
-
-    def stop(self) -> None:
-        """Stop; the object is dead afterwards."""
-
-    def _parse_output_tensor_info(self, request: Request) -> OutputInfo:
-        """Return the description of the outputs."""
         ...
 
 
@@ -77,66 +46,65 @@ def ai_camera(job: Job, manifest: Manifest, stopping: threading.Event) -> Camera
     Raises:
         FailedError: modlib or libcamera is not installed, or there is no such camera.
     """
-    if job.rpk is None or not Path(job.rpk).is_file():
-        raise FailedError("release", f"{manifest.release}: expected a packaged network, got none")
+    rpk = packaged(job, manifest)
+    arrivals = Arrivals(job.frame_rate, stopping)
     try:
-        from modlib.devices import AiCamera  # noqa: PLC0415 - Only on a Pi.
+        from modlib.devices.ai_camera import ai_camera as library  # noqa: PLC0415 - Only on a Pi.
+        from modlib.devices.ai_camera import imx500  # noqa: PLC0415
         from modlib.models import MODEL_TYPE, Model  # noqa: PLC0415
 
-        device = AiCamera(headless=True, frame_rate=round(job.frame_rate), num=job.camera)
+        _tame(imx500)
+        cameras = library.CM.global_cameras
     except ImportError as error:
         text = f"no AI camera here: modlib with the system's libcamera is needed ({error})"
-        raise FailedError("unavailable", text) from error
-    except (RuntimeError, IndexError, OSError) as error:
-        raise _failed(error, code="missing") from error
+        raise FailedError("unavailable", text[:TEXT_CHARACTERS]) from error
+    except (RuntimeError, OSError) as error:  # libcamera is too old, or its own manager fails.
+        raise failed(error, code="unavailable") from error
 
-    class Packaged(Model):  # type: ignore[misc]  # modlib has no types.
+    class Device(library.AiCamera):  # type: ignore[misc]  # modlib has no types.
+        """modlib's camera, which hands every request to us."""
+
+        def _parse_request(self, req: Request) -> None:
+            arrivals.take(req.metadata)
+
+    class Packaged(Model):  # type: ignore[misc]
         """The release as modlib wants it; decoding is ours."""
 
         def post_process(self, output_tensors: list[object]) -> None:
             """Do nothing: ``_parse_request`` is ours, so nobody calls this."""
 
-    model = Packaged(
-        model_file=job.rpk,
-        model_type=MODEL_TYPE.RPK_PACKAGED,
-        color_format=manifest.input.color,
-        preserve_aspect_ratio=False,  # Boxes refer to the whole picture.
-    )
-    return _AiCamera(device, model, stopping)
+    number = nth_sensor(job.camera, [camera.get("Model") for camera in cameras])
+    try:
+        device = Device(headless=True, frame_rate=round(job.frame_rate), num=number)
+        model = Packaged(
+            model_file=str(rpk),
+            model_type=MODEL_TYPE.RPK_PACKAGED,
+            color_format=manifest.input.color,
+            preserve_aspect_ratio=False,  # Boxes refer to the whole picture.
+        )
+    except (RuntimeError, IndexError, OSError) as error:
+        raise failed(error, code="missing") from error
+    return _AiCamera(device, model, arrivals)
 
 
 class _AiCamera:
     """Camera: one modlib device with one network."""
 
-    def __init__(self, device: Device, model: object, stopping: threading.Event) -> None:
+    def __init__(self, device: Any, model: object, arrivals: Arrivals) -> None:  # noqa: ANN401
         self._device = device
         self._model = model
-        self._stopping = stopping
-        self._frames: deque[Captured | FailedError] = deque(maxlen=1)
-        self._arrived = threading.Condition()
-        self._count = -1
-        device._parse_request = self._parse  # noqa: SLF001 - The only place that sees the metadata.
+        self._arrivals = arrivals
 
     def start(self, report: Callable[[int], None]) -> None:
-        """Deploy and start. The progress lies in debugfs, which a service rarely may read."""
         try:
             self._device.deploy(self._model)
-            self._device.start()
+            with watched(self._device.imx500.get_fw_upload_progress, report):
+                self._device.start()
         except (RuntimeError, ValueError, OSError) as error:
-            raise _failed(error, code="start_failed") from error
-        report(1000)
+            raise failed(error, code="start_failed") from error
 
     def read(self) -> Captured | None:
-        while not self._stopping.is_set():
-            with self._arrived:
-                if not self._frames:
-                    self._arrived.wait(WAIT_SECONDS)
-                    continue
-                newest = self._frames.popleft()
-            if isinstance(newest, FailedError):
-                raise newest
-            return newest
-        return None
+        return self._arrivals.next()
 
     def infer(self, image: Pixels) -> Tensors | None:  # noqa: ARG002
         return None  # Injection waits for a sensor to prove it on.
@@ -144,47 +112,48 @@ class _AiCamera:
     def stop(self) -> None:
         self._device.stop()
 
-    def _parse(self, request: Request) -> None:
-        """Take one request, on modlib's thread, which an exception would kill in silence."""
-        self._count += 1
-        result: Captured | FailedError
-        try:
-            result = self._captured(Captured(self._count, time.time()), request)
-        except (ValueError, TypeError, AttributeError, IndexError) as error:
-            result = FailedError("crashed", f"frame {self._count}: {error}")
-        with self._arrived:
-            self._frames.append(result)
-            self._arrived.notify()
 
-    def _captured(self, captured: Captured, request: Request) -> Captured:
-        numbers = request.metadata.get(OUTPUT_KEY)
-        if not numbers:
-            return captured
-        info = self._device._parse_output_tensor_info(request)  # noqa: SLF001 - As above.
-        times = request.metadata.get(KPI_KEY)
-        return replace(
-            captured,
-            tensors=split_tensors(np.fromiter(numbers, np.float32), info),
-            network_name=info.network_name.decode("ascii", "replace"),
-            dnn_ms=None if not times else times[0] / US_PER_MS,
-            dsp_ms=None if not times else times[1] / US_PER_MS,
-        )
+def packaged(job: Job, manifest: Manifest) -> Path:
+    """Return the packaged network of a job.
+
+    Raises:
+        FailedError: It has none.
+    """
+    if job.rpk is None or not Path(job.rpk).is_file():
+        raise FailedError("release", f"{manifest.release}: expected a packaged network, got none")
+    return Path(job.rpk)
 
 
-def split_tensors(
-    numbers: "np.ndarray[tuple[int], np.dtype[np.float32]]", info: OutputInfo
-) -> Tensors:
-    """Return the output tensors that lie one behind the other; the sensor counts columns first."""
-    tensors = []
-    offset = 0
-    for tensor in info.info[: info.num_tensors]:
-        shape = tuple(tensor.size[: tensor.num_dimensions])
-        length = int(np.prod(shape))
-        tensors.append(numbers[offset : offset + length].reshape(shape, order="F"))
-        offset += length
-    return tuple(tensors)
+def nth_sensor(wanted: int, models: list[object]) -> int:
+    """Return which of the machine's cameras is the AI Camera with that number.
+
+    Raises:
+        FailedError: There are not so many AI Cameras.
+    """
+    sensors = [number for number, model in enumerate(models) if model == SENSOR_MODEL]
+    if wanted >= len(sensors):
+        text = f"expected an AI Camera number {wanted}, libcamera sees {len(sensors)} of them"
+        raise FailedError("missing", f"{text} and {len(models)} cameras")
+    return sensors[wanted]
 
 
-def _failed(error: Exception, *, code: str) -> FailedError:
-    is_busy = isinstance(error, OSError) and error.errno == ERRNO_BUSY
-    return FailedError("busy" if is_busy else code, f"{type(error).__name__}: {error}"[:300])
+def failed(error: Exception, *, code: str) -> FailedError:
+    """Return a library's error as it goes to the parent; EBUSY keeps its own code."""
+    text = f"{type(error).__name__}: {error}"[:TEXT_CHARACTERS]
+    return FailedError("busy" if BUSY_TEXT in str(error) else code, text)
+
+
+def _tame(imx500: Any) -> None:  # noqa: ANN401 - A module of modlib.
+    """Let its driver class work without root, and without a process of its own."""
+    imx500.open = _open_where_allowed
+    imx500.IMX500.show_network_fw_progress_bar = lambda _: None
+
+
+def _open_where_allowed(path: str, *arguments: Any) -> Any:  # noqa: ANN401
+    """Open a file as the built-in function does; what debugfs refuses is an empty file."""
+    try:
+        return open(path, *arguments)  # noqa: PTH123 - It stands in for that function.
+    except OSError:
+        if not path.startswith(DEBUGFS):
+            raise
+        return io.StringIO()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shared.errors import CameraError
 
-PACKER = Path("/usr/bin/imx500-package")
+PACKER = Path(os.environ.get("FLEET_AGENT_PACKER", "/usr/bin/imx500-package"))
 PACK_SECONDS = 300.0  # Seconds on a Pi 5; a Pi Zero 2 W swaps.
 JAVA_HEAP = "-Xmx192m"
 RPK_NAME = "network.rpk"

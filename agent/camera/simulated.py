@@ -7,15 +7,12 @@ knows the truth of every frame number. A host that cannot keep up skips frames, 
 rate leaves it. It is not the processor's time on this host: the sensor does its work beside the
 host, and a busy test machine must not fail a good release as slow.
 
-It can do everything wrong that cameras are known to do (agent/camera/wire.py lists the faults).
+It can do everything wrong that cameras are known to do (agent/camera/faults.py).
 """
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -23,10 +20,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from agent.camera.camera import Camera, Captured, FailedError, Pixels, read_file
+from agent.camera.faults import Faults
 from agent.camera.scene import draw
-from agent.camera.wire import Fault, FaultKind, Job
-from shared.decode.boxes import BOX_TENSORS
-from shared.decode.results import Tensor, Tensors
+from agent.camera.wire import Job
+from shared.decode.results import Tensors
 from shared.errors import MalformedError
 from shared.graph import Graph
 from shared.release import Manifest
@@ -36,8 +33,7 @@ DSP_SHARE = 0.1
 IMAGES_MAX = 1_000  # Of a folder, in the order of their names.
 PERMILLE = 1000
 UPLOAD_STEPS = 20
-CLASS_OUT_OF_RANGE = 10_000
-CRASH_CODE = 70
+HANG_SECONDS = 0.2
 
 Size = tuple[int, int]
 
@@ -109,20 +105,20 @@ class _Simulated:
         self._graph = graph
         self._source = source
         self._stopping = stopping
-        self._faults = tuple(
-            fault for fault in job.simulation.faults if fault.release in (None, manifest.release)
-        )
+        self._faults = Faults(job, manifest)
         self._started_at = 0.0
         self._frame = -1
+        self._has_inferred = False
 
     def start(self, report: Callable[[int], None]) -> None:
         self._fail_to_start()
-        upload = self._fault("slow_upload")
+        upload = self._faults.find("slow_upload")
         for step in range(1, UPLOAD_STEPS + 1):
             if upload is not None and self._stopping.wait(upload.value / UPLOAD_STEPS):
                 return
             report(PERMILLE * step // UPLOAD_STEPS)
         self._started_at = time.monotonic()
+        self._faults.started()
 
     def read(self) -> Captured | None:
         while not self._stopping.is_set():
@@ -130,8 +126,8 @@ class _Simulated:
             if self._stopping.wait(max(0.0, self._due(frame) - time.monotonic())):
                 return None
             self._frame = frame
-            self._misbehave()
-            if self._fault("stall") is None:
+            self._faults.misbehave()
+            if not self._faults.is_on("stall"):
                 return self._captured(frame)
         return None
 
@@ -139,25 +135,32 @@ class _Simulated:
         return self._graph.run(image)
 
     def stop(self) -> None:
-        """Nothing is held."""
+        """Hold nothing, but hang if told to."""
+        while self._faults.is_on("hang_in_stop"):
+            time.sleep(HANG_SECONDS)
 
     def _captured(self, frame: int) -> Captured:
         at = time.time()
-        if self._fault("no_valid_output") is not None or self._is_thinned(frame):
+        if self._has_no_inference(frame):
             return Captured(frame, at)
         picture = self._source.picture(frame)
         if self._manifest.input.color == "BGR":
             picture = picture[..., ::-1]
-        return self._spoilt(
-            Captured(
-                frame,
-                at,
-                tensors=self._graph.run(picture),
-                network_name=self._graph.network_name,
-                dnn_ms=round(DNN_SHARE * PERMILLE / self._manifest.frame_rate, 1),
-                dsp_ms=round(DSP_SHARE * PERMILLE / self._manifest.frame_rate, 1),
-            )
+        frame_ms = PERMILLE / self._manifest.frame_rate
+        return Captured(
+            frame,
+            at,
+            tensors=self._faults.spoilt(self._graph.run(picture)),
+            network_name=self._faults.renamed(self._graph.network_name),
+            dnn_ms=round(DNN_SHARE * frame_ms, 1) * self._faults.slowness(),
+            dsp_ms=round(DSP_SHARE * frame_ms, 1),
         )
+
+    def _has_no_inference(self, frame: int) -> bool:
+        """Say whether there is none, or only one that was delivered before."""
+        is_stale = self._faults.is_on("stale_output") and self._has_inferred
+        self._has_inferred = True
+        return is_stale or self._faults.is_on("no_valid_output") or self._faults.is_thinned(frame)
 
     def _due(self, frame: int) -> float:
         return self._started_at + frame / self._job.frame_rate
@@ -167,61 +170,15 @@ class _Simulated:
         newest = int((time.monotonic() - self._started_at) * self._job.frame_rate)
         return max(self._frame + 1, newest)
 
-    def _fault(self, kind: FaultKind) -> Fault | None:
-        """Return the fault of that kind if it is on by now."""
-        seconds = time.monotonic() - self._started_at if self._started_at else 0.0
-        found = (f for f in self._faults if f.kind == kind and f.after_seconds <= seconds)
-        return next(found, None)
-
     def _fail_to_start(self) -> None:
-        self._misbehave()
-        bridge = self._fault("dead_bridge")
+        self._faults.misbehave()
+        bridge = self._faults.find("dead_bridge")
         if bridge is not None and self._job.starts >= bridge.value:
             raise FailedError("start_failed", f"the bridge is dead after {self._job.starts} starts")
-        if self._fault("busy") is not None:
+        if self._faults.is_on("busy"):
             raise FailedError("busy", "[Errno 16] Device or resource busy")
-        if self._fault("failed_start") is not None:
+        if self._faults.is_on("failed_start"):
             raise FailedError("start_failed", "the sensor did not start")
-
-    def _misbehave(self) -> None:
-        if self._fault("crash") is not None:
-            os._exit(CRASH_CODE)  # As native code dies: nothing is said, nothing is cleaned up.
-        if self._fault("hang") is not None:
-            os.kill(os.getpid(), signal.SIGSTOP)  # Every thread: as if the driver held the process.
-
-    def _is_thinned(self, frame: int) -> bool:
-        """Say whether a low rate leaves this frame without an inference, evenly spread."""
-        fault = self._fault("low_rate")
-        if fault is None:
-            return False
-        share = fault.value / PERMILLE
-        return int((frame + 1) * share) == int(frame * share)
-
-    def _spoilt(self, captured: Captured) -> Captured:
-        assert captured.tensors is not None
-        tensors = captured.tensors
-        if self._fault("wrong_shapes") is not None:
-            tensors = (tensors[0][..., :-1], *tensors[1:])
-        if self._fault("not_finite") is not None:
-            tensors = tuple(np.full(t.shape, np.nan, np.float32) for t in tensors)
-        if self._fault("class_out_of_range") is not None:
-            tensors = tuple(_class_out_of_range(tensors))
-        slow = self._fault("slow_dnn")
-        factor = 1.0 if slow is None else slow.value
-        name = captured.network_name + ("x" if self._fault("wrong_name") is not None else "")
-        assert captured.dnn_ms is not None
-        dnn_ms = captured.dnn_ms * factor
-        return replace(captured, tensors=tensors, network_name=name, dnn_ms=dnn_ms)
-
-
-def _class_out_of_range(tensors: Tensors) -> list[Tensor]:
-    """Return tensors with one sure object of a class that no label names."""
-    changed = [np.array(tensor) for tensor in tensors]
-    if len(changed) >= BOX_TENSORS:
-        changed[1].flat[0], changed[2].flat[0] = 1, CLASS_OUT_OF_RANGE
-    if changed[-1].size == 1:  # A detector's number of valid rows.
-        changed[-1].flat[0] = 1
-    return changed
 
 
 class _Shapes:

@@ -22,7 +22,7 @@ MESSAGE_BYTES_MAX = (
 JOB_BYTES_MAX = 2 * MANIFEST_BYTES + 65_536  # The manifest as base64, paths and faults.
 _LENGTH = struct.Struct(">I")
 
-Kind = Literal["simulated", "modlib"]
+Kind = Literal["simulated", "modlib", "picamera2"]
 FaultKind = Literal[
     "slow_upload",  # `value` seconds before the stream starts.
     "failed_start",
@@ -37,12 +37,16 @@ FaultKind = Literal[
     "wrong_shapes",
     "not_finite",
     "class_out_of_range",
+    "too_many",  # More objects than there are rows.
     "slow_dnn",  # The network takes `value` times its frame's time.
+    "stale_output",  # Frames repeat one inference.
+    "hang_in_stop",  # A polite stop never returns.
+    "closed_debugfs",  # The progress of an upload may not be read, as by a service.
 ]
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Something that a simulated camera does wrong.
+    """Something that a simulated camera or a twin does wrong.
 
     Attributes:
         release: Only with this release (``name@version``); None: with any.
@@ -62,10 +66,13 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     Attributes:
         scene: ``shapes``, ``folder:<path>`` of images, or ``video:<path>``.
         seed: Which of the drawn scenes.
+        twin: A camera of kind modlib or picamera2 gets a sensor of software (agent/camera/twin)
+            below the real library.
     """
 
     scene: str = "shapes"
     seed: int = 0
+    twin: bool = False
     faults: tuple[Fault, ...] = ()
 
 

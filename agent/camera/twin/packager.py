@@ -1,0 +1,103 @@
+"""A stand-in for Sony's ``imx500-package``: packerOut.zip -> network.rpk, in the real framing.
+
+    python -m agent.camera.twin.packager -i packerOut.zip -o folder -f input_format.json
+
+Sony's blocks hold the network for the sensor. Ours hold the simulator graph, which the zip must
+carry beside Sony's files (``network_for_twin``): the twin runs what was packaged and uploaded.
+"""
+
+import argparse
+import io
+import json
+import stat
+import struct
+import sys
+import zipfile
+from pathlib import Path
+
+from agent.camera.packer import RPK_NAME
+from agent.camera.rpk import CPIO_MAGIC, FOOTER, HEADER_BYTES, INFO_NAME, MAGIC
+from shared.errors import MalformedError
+from shared.graph import Graph
+
+GRAPH_NAME = "simulator.onnx"
+BLOCK_BYTES = 1024 * 1024
+COMMAND_NAME = "imx500-package"
+_TRAILER = "TRAILER!!!"
+# Eight bits in, as they are: the sensor's own numbers of a network that takes 0 to 255.
+_NORMS = ("K00=0x100", "K02=0x0", "K03=0x1800", "K11=0x100", "K13=0x1800", "K20=0x0", "K22=0x100",
+          "K23=0x1800")  # fmt: skip
+
+
+def main() -> int:
+    """Do as the command does."""
+    parser = argparse.ArgumentParser(prog=COMMAND_NAME)
+    parser.add_argument("-i", dest="network", type=Path, required=True)
+    parser.add_argument("-o", dest="folder", type=Path, required=True)
+    parser.add_argument("-f", dest="formats", type=Path, required=True)
+    arguments = parser.parse_args()
+    try:
+        color = json.loads(arguments.formats.read_text())[0]["format"]
+        with zipfile.ZipFile(arguments.network) as archive:
+            graph = archive.read(GRAPH_NAME)
+        (arguments.folder / RPK_NAME).write_bytes(rpk_of(graph, color=color))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile, MalformedError) as error:
+        print(f"{COMMAND_NAME}: {arguments.network}: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def network_for_twin(graph: bytes, network: bytes | None = None) -> bytes:
+    """Return a packerOut.zip that a twin can run: with the graph beside what the zip had."""
+    made = io.BytesIO(network or b"")
+    with zipfile.ZipFile(made, "a" if network else "w") as archive:
+        # A fixed date: the same network is the same bytes.
+        archive.writestr(zipfile.ZipInfo(GRAPH_NAME, (1980, 1, 1, 0, 0, 0)), graph)
+    return made.getvalue()
+
+
+def rpk_of(graph: bytes, *, color: str) -> bytes:
+    """Return the packaged network of a graph.
+
+    Raises:
+        MalformedError: It is not a simulator graph with a fixed input.
+    """
+    size = Graph(graph).input_size
+    if size is None:
+        raise MalformedError("expected a graph with an input of a fixed size")
+    parts = [graph[start : start + BLOCK_BYTES] for start in range(0, len(graph), BLOCK_BYTES)]
+    info = [
+        "networkID=000000", "apParamSize=0", "networkNum=1", "networkOrdinal=0",
+        f"inputTensorWidth={size[0]}", f"inputTensorHeight={size[1]}",
+        f"inputTensorFormat={color}", *(f"inputTensorNorm_{norm}" for norm in _NORMS),
+    ]  # fmt: skip
+    blocks = b"".join(_block(part) for part in parts)
+    return blocks + _cpio(INFO_NAME, "".join(f"{line}\n" for line in info).encode())
+
+
+def write_command(folder: Path) -> Path:
+    """Write a program that does as ``imx500-package``, and return its path."""
+    path = folder / COMMAND_NAME
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {__spec__.name} "$@"\n')
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def _block(part: bytes) -> bytes:
+    header = MAGIC + struct.pack(">I", len(part))
+    return header.ljust(HEADER_BYTES, b"\0") + part + FOOTER
+
+
+def _cpio(name: str, data: bytes) -> bytes:
+    return _entry(name, data) + _entry(_TRAILER, b"")
+
+
+def _entry(name: str, data: bytes) -> bytes:
+    text = name.encode() + b"\0"
+    numbers = (0, stat.S_IFREG | 0o644, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(text), 0)
+    head = CPIO_MAGIC + b"".join(f"{number:08X}".encode() for number in numbers) + text
+    return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
