@@ -8,7 +8,7 @@ from the devices' retained reports: nothing here is remembered anywhere else.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from secrets import token_hex
@@ -17,7 +17,7 @@ from time import monotonic, time
 import msgspec
 from securesystemslib.signer import Signer
 
-from controller import clearing, planning
+from controller import audit, clearing, planning
 from controller.devices import Known, disconnected, fold
 from controller.inventory import Fleet, identity_of
 from controller.picture import after_the_book, record_status, rollout_message, rollout_status
@@ -41,8 +41,9 @@ from controller.repository import (
 )
 from controller.rollout import Judged, begin
 from controller.status import DriverStatus, FleetStatus, RolloutStatus
-from controller.steering import Site, obey, steer
-from controller.store import Intention, LeaseLostError, Record, Store
+from controller.steering import Site, obey, plan_of, steer
+from controller.store import Frozen, Intention, LeaseLostError, Record, Store
+from shared.assignment import Entry
 from shared.bus import Bus, BusEvent, Inbox
 from shared.bus import Timing as BusTiming
 from shared.errors import (
@@ -123,6 +124,7 @@ def read_site(store: Store, fleet: Fleet, repository: Repository) -> Site:
         next_version=repository.version + 1,
         now=datetime.now(UTC),
         identity_versions={device: one.version for device, one in identities.items()},
+        frozen=store.frozen(),
     )
 
 
@@ -189,6 +191,7 @@ class Driver:
         self._note: str | None = None
         self._error: FleetError | None = None
         self._dirty: set[str] = set()  # Devices whose reports are not in the store yet.
+        self._outcomes: list[audit.Note] = []  # Told by these reports for the first time.
         self._statuses: dict[str, RolloutStatus] = {}
         self._messages: dict[str, tuple[bytes, bytes]] = {}  # Without and with their times.
         self._wanted: Desired | None = None
@@ -317,6 +320,7 @@ class Driver:
             return
         if after != known:
             self._devices[topic.device] = after
+            self._outcomes += audit.of_report(known, after)
             self._dirty.add(topic.device)
             self._help(after)
 
@@ -352,6 +356,8 @@ class Driver:
         is_held = self._store.take_lease(self.holder, time())
         if is_held and self._signer is None:
             self._signer = self._load_signer()
+            self._note_wheel()
+            self._outcomes = self._outcomes_untold()
             self._sign_identities(self._signer)
             self._store_seen = -1
             self._read_again()
@@ -363,6 +369,19 @@ class Driver:
                 self._obey_news(news)
         elif not is_held:
             self._signer = None
+
+    def _outcomes_untold(self) -> list[audit.Note]:
+        """Return what devices told us and nobody wrote down: its holder may have died first."""
+        told = self._store.known(Known)
+        return [
+            note
+            for device, known in self._devices.items()
+            for note in audit.of_report(told.get(device, Known(device)), known)
+        ]
+
+    def _note_wheel(self) -> None:
+        with self._store.transaction(self.holder):
+            audit.note(self._store, "driver", self.holder, text="took the wheel")
 
     def _read_again(self) -> None:
         """Take over what other processes wrote: added devices, signed releases, new rollouts."""
@@ -387,14 +406,14 @@ class Driver:
         for intention in intentions:
             site = self._obeyed(site, intention)
         site, looks = steer(site, seconds if is_driven else 0.0)
-        self._commit(before, site, intentions, signer)
+        self._commit(before, site, intentions, looks, signer)
         self._picture(looks)
         self._publish(now)
         self._clear(now)
 
     def _obeyed(self, site: Site, intention: Intention) -> Site:
         name = intention.rollout
-        if name not in site.records:
+        if name and name not in site.records:
             record = self._store.record(name)
             site = replace(site, records={**site.records, name: record})
         try:
@@ -415,33 +434,48 @@ class Driver:
         return after
 
     def _commit(
-        self, before: Site, after: Site, intentions: Iterable[Intention], signer: Signer
+        self,
+        before: Site,
+        after: Site,
+        intentions: Iterable[Intention],
+        looks: Mapping[str, Judged],
+        signer: Signer,
     ) -> None:
         """Sign what changed, and make it durable before anybody hears of it."""
         asked = tuple(intentions)
         changed = [r for n, r in after.records.items() if _matters(before.records.get(n), r)]
         is_old = self._repository.expires - after.now < timedelta(days=RESIGN_DAYS)
-        is_new_plan = planning.entries(after.book) != planning.entries(before.book) or is_old
+        is_new_plan = plan_of(after) != plan_of(before) or is_old
         if is_new_plan or after.book != before.book or asked or changed:
             with self._store.transaction(self.holder):
                 # Read within the transaction: another process may just have signed a release.
                 repository = read_repository(self._store)
                 if is_new_plan:
-                    entries = planning.entries(after.book)
-                    repository = sign_plan(repository, entries, signer, after.now)
+                    repository = sign_plan(repository, plan_of(after), signer, after.now)
                     self._store.put("repository", repository.to_dict())
                     self._clearing = clearing.noted(self._clearing, after, time())
                     self._store.put("at_broker", self._clearing.since)
                 self._store.put("book", after.book)
+                self._store.keep_frozen(after.frozen)
                 for record in after.records.values() if is_new_plan else changed:
                     self._store.save(record)
                 for intention in asked:
                     self._store.forget(intention)
+                said = audit.of_steering(before.records, after.records, looks)
+                audit.note_all(self._store, said)
+                if is_new_plan:
+                    self._note_plan(repository, plan_of(after), signer)
             self._repository = repository
             for record in changed:
                 logger.info("%s is %s: %s", record.rollout, record.state, record.text or "")
         self._site = after
         self._persist(is_forced=False)
+
+    def _note_plan(self, repository: Repository, plan: Sequence[Entry], signer: Signer) -> None:
+        """Write a plan into the audit log, and let the key that signed it vouch for the log."""
+        text = repository.files["timestamp.json"]
+        audit.note_all(self._store, [audit.of_plan(plan, repository.version, text)])
+        audit.seal(self._store, signer)
 
     def _persist(self, *, is_forced: bool) -> None:
         """Write down what may be a minute old: driven seconds, and what devices said."""
@@ -453,6 +487,7 @@ class Driver:
             with self._store.transaction(self.holder):
                 for device in self._dirty:
                     self._store.save_known(device, self._devices[device])
+                audit.note_all(self._store, self._outcomes)
                 for record in self._site.records.values():
                     if is_due and not record.is_over:
                         self._store.save(record)
@@ -462,6 +497,7 @@ class Driver:
             self._signer = None
             return
         self._dirty.clear()
+        self._outcomes.clear()
         if is_due:
             self._persisted_at = now
 
@@ -638,7 +674,12 @@ class Driver:
             rollouts=tuple(newest),
             alerts=tuple(self._alerts),
             note=self._note,
+            frozen=_frozen_words(self._site.frozen),
         )
+
+
+def _frozen_words(frozen: Frozen | None) -> str | None:
+    return None if frozen is None else f"{frozen}: `fleetctl unfreeze` ends it"
 
 
 def fleet_status(
@@ -654,6 +695,7 @@ def fleet_status(
         driver=driver,
         rollouts=tuple(stored_status(store, record, driver) for record in store.records()),
         alerts=alerts,
+        frozen=_frozen_words(store.frozen()),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a person asks of the whole fleet: `plan`, `diff`, `apply`. The shell around pure modules.
+"""What a person asks of the whole fleet: `plan`, `diff`, `apply`, `freeze`. A shell.
 
 forecast.py    what a rollout would do
 drift.py       what fleet.yaml declares against what is real
@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from controller import drift, forecast
-from controller.driving import read_identities
+from controller import audit, drift, forecast
+from controller.driving import read_identities, read_repository
 from controller.publishing import Held
+from controller.repository import controller_keys
+from controller.steering import obey
+from controller.store import Intention
 from shared.errors import OperatorError
 from shared.release import Manifest
 
@@ -44,6 +47,29 @@ def _wish(declared: "RolloutDeclared", *, over: bool) -> Wish:
     return Wish(
         declared.release, declared.selector, declared.strategy, declared.name, declared.deny, over
     )
+
+
+def order(controller: "Controller", verb: str, **arguments: object) -> None:
+    """Leave a wish about the whole fleet for whoever drives, after trying it on what is known.
+
+    Raises:
+        OperatorError: It would be refused.
+    """
+    store = controller.store
+    with store.transaction():
+        obey(controller.site(), Intention(0, verb, "", arguments))
+        store.intend(verb, "", **arguments)
+        audit.note(store, "order", "fleet", verb=verb, **arguments)
+
+
+def freeze(controller: "Controller", reason: str) -> None:
+    """Let no device of the fleet change anything, whatever runs."""
+    order(controller, "freeze", who=audit.who(), reason=reason)
+
+
+def unfreeze(controller: "Controller") -> None:
+    """Let devices change again."""
+    order(controller, "unfreeze", who=audit.who())
 
 
 def plan(controller: "Controller", wished: Sequence[Wish]) -> tuple[forecast.Forecast, ...]:
@@ -82,7 +108,7 @@ def _knowledge(controller: "Controller", site: "Site", wanted: Sequence[str]) ->
             if digest is not None
         },
         held=held.blocks if held is not None and is_there else frozenset(),
-        is_frozen=False,
+        is_frozen=site.frozen is not None,
     )
 
 
@@ -120,3 +146,16 @@ def start(controller: "Controller", wish: Wish) -> str:
         name=wish.name,
         deny=wish.deny,
     )
+
+
+def verify_audit(controller: "Controller", head: str | None = None) -> audit.Checked:
+    """Return what is wrong with the audit log; ``head``: a digest that must be in it."""
+    store = controller.store
+    repository = read_repository(store)
+    is_sealed = repository.version > 1  # The first plan is that of `init`.
+    found = audit.verify(store, controller_keys(repository), is_sealed=is_sealed)
+    digests = {digest for _, _, digest in store.audit_rows()}
+    if head is not None and head not in digests:
+        problem = f"no entry has the digest {head[:12]}: the log was cut off or written anew"
+        return replace(found, problems=(*found.problems, problem))
+    return found

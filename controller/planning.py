@@ -43,6 +43,7 @@ class State(Enum):
 
 
 LIVE = frozenset({State.RUNNING, State.PAUSED})
+_FROZEN = {Action.RUN: Action.HOLD, Action.REVERT: Action.KEEP}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,22 @@ Change = Callable[[Rollout], Rollout]
 def entries(book: Book) -> tuple[Entry, ...]:
     """Return the plan."""
     return tuple(rollout.entry for rollout in book)
+
+
+def frozen(plan: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Return the plan under which nobody changes anything: `run` is held, `revert` kept."""
+    return tuple(replace(entry, action=_FROZEN.get(entry.action, entry.action)) for entry in plan)
+
+
+def thawed(book: Book, version: int) -> Book:
+    """Return the book for the version that says it for the first time since it was frozen.
+
+    What a device reported under ``keep`` says nothing about a revert.
+    """
+    return tuple(
+        replace(rollout, reverted_in=version) if rollout.entry.action is Action.REVERT else rollout
+        for rollout in book
+    )
 
 
 def start(

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 from securesystemslib.dsse import Envelope
-from securesystemslib.signer import Signer
+from securesystemslib.signer import Key, Signer
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
@@ -278,6 +278,12 @@ def rotate_controller(
     text = _sign(root, root_signers, repository.signed_root)
     rooted = replace(repository, files={**repository.files, f"{root.version}.root.json": text})
     return sign_plan(rooted, repository.plan, controller_signer=controller_signer, now=now)
+
+
+def controller_keys(repository: Repository) -> tuple[Key, ...]:
+    """Return the keys that may sign plans, of the newest root."""
+    root = repository.signed_root
+    return tuple(root.get_key(keyid) for keyid in root.get_delegated_role(Timestamp.type).keyids)
 
 
 def bundle_bytes(repository: Repository) -> bytes:

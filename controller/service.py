@@ -20,7 +20,7 @@ from typing import Self
 import msgspec
 from securesystemslib.signer import Signer
 
-from controller import strategies
+from controller import audit, strategies
 from controller.authority import Authorities, Authority, AuthorityName, Issued, issue_device
 from controller.devices import Known, disconnected, notes_of
 from controller.driving import (
@@ -202,6 +202,7 @@ class Controller:
             identity = identity_of(self.fleet.name, declared, version=1, at=now)
             with self._store.transaction():
                 keep_identity(self._store, identity, signer)
+                audit.note(self._store, "device", device, verb="add", identity_version=1)
         address = self._place.address
         ca = None if address.ca is None else _read_text(Path(address.ca))
         root = read_repository(self._store).root.decode()
@@ -254,6 +255,7 @@ class Controller:
             )
             self._store.put("repository", repository.to_dict())
             self._store.sign(release)
+            audit.note(self._store, "release", release, verb="sign", manifest_sha256=digest)
         return self._release(release)
 
     def verify_release(self, release: str) -> ReleaseStatus:
@@ -558,6 +560,8 @@ class Controller:
             obey(site, Intention(0, "start", record.rollout, {"over": over}))
             self._store.save(record)
             self._store.intend("start", record.rollout, over=over)
+            asked = {"release": record.release, "selector": record.selector, "over": over}
+            audit.note(self._store, "order", record.rollout, verb="start", **asked)
         return record.rollout
 
     def _intend(self, verb: str, rollout: str, **arguments: object) -> None:
@@ -565,6 +569,7 @@ class Controller:
         with self._store.transaction():
             obey(self.site(), Intention(0, verb, record.rollout, arguments))
             self._store.intend(verb, record.rollout, **arguments)
+            audit.note(self._store, "order", record.rollout, verb=verb, **arguments)
 
     def site(self) -> Site:
         """Return what the store has, with the intentions that still wait."""

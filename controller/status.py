@@ -152,3 +152,4 @@ class FleetStatus:
     rollouts: tuple[RolloutStatus, ...]  # Newest first.
     alerts: tuple[str, ...] = ()
     note: str | None = None  # What is going on with the broker, while all is well.
+    frozen: str | None = None  # Since when, by whom and why nobody may change anything.

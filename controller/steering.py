@@ -28,7 +28,7 @@ from controller.rollout import (
     next_wave,
     retried,
 )
-from controller.store import Intention, Record
+from controller.store import Frozen, Intention, Record
 from shared.assignment import (
     Action,
     Camera,
@@ -50,6 +50,7 @@ class Site:
         listed: Signed releases: name to SHA-256 of the manifest.
         next_version: Of the plan that will be signed next.
         identity_versions: Of the signed identities, by device.
+        frozen: None while devices may change.
     """
 
     book: Book
@@ -60,12 +61,24 @@ class Site:
     next_version: int
     now: datetime
     identity_versions: Mapping[str, int] = field(default_factory=dict[str, int])
+    frozen: Frozen | None = None
+
+
+def plan_of(site: Site) -> tuple[Entry, ...]:
+    """Return the plan, as it has to be signed."""
+    plan = planning.entries(site.book)
+    return plan if site.frozen is None else planning.frozen(plan)
 
 
 def steer(site: Site, seconds: float) -> tuple[Site, dict[str, Judged]]:
-    """Let driven seconds pass, and draw every conclusion that they allow."""
+    """Let driven seconds pass, and draw every conclusion that they allow.
+
+    In a frozen fleet time stands still, and nothing is concluded: nobody could obey.
+    """
     looks: dict[str, Judged] = {}
     cameras = cameras_now(site)
+    if site.frozen is not None:
+        return site, {r.entry.rollout: look(site, r, cameras, 0.0) for r in site.book}
     for name in [rollout.entry.rollout for rollout in site.book]:
         rollout = _find(site.book, name)
         if rollout is None:  # One above has completed, and made it unreadable.
@@ -304,6 +317,20 @@ def _said(site: Site, book: Book, name: str, text: str | None) -> Site:
     return _with_record(replace(site, book=book), _following(record, state, site.now))
 
 
+def _freeze(site: Site, intention: Intention) -> Site:
+    if site.frozen is not None:
+        raise OperatorError(f"{site.frozen}; `fleetctl unfreeze` ends it")
+    who, reason = (str(intention.arguments.get(key, "")) for key in ("who", "reason"))
+    return replace(site, frozen=Frozen(who, site.now, reason))
+
+
+def _unfreeze(site: Site, intention: Intention) -> Site:
+    del intention
+    if site.frozen is None:
+        raise OperatorError("the fleet is not frozen")
+    return replace(site, frozen=None, book=planning.thawed(site.book, site.next_version))
+
+
 _VERBS: Mapping[str, Callable[[Site, Intention], Site]] = {
     "start": _start,
     "pause": _pause,
@@ -311,4 +338,6 @@ _VERBS: Mapping[str, Callable[[Site, Intention], Site]] = {
     "promote": _promote,
     "retry": _retry,
     "abort": _abort,
+    "freeze": _freeze,
+    "unfreeze": _unfreeze,
 }

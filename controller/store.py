@@ -98,12 +98,28 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Intention:
-    """What an operator asked for, until the holder of the lease acts on it."""
+    """What an operator asked for, until the holder of the lease acts on it.
+
+    ``rollout`` is empty where it is about the whole fleet.
+    """
 
     id: int
     verb: str
     rollout: str
     arguments: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """Who has frozen the fleet, when and why."""
+
+    who: str
+    at: datetime
+    reason: str = ""
+
+    def __str__(self) -> str:
+        why = f": {self.reason}" if self.reason else ""
+        return f"the fleet is frozen since {self.at:%Y-%m-%d %H:%M} UTC by {self.who}{why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +221,15 @@ class Store:
     def book(self) -> Book:
         """Return the rollouts whose entries are in the plan."""
         return self.get("book", Book) or ()
+
+    def frozen(self) -> Frozen | None:
+        """Return who has frozen the fleet, if anybody has."""
+        kept = self.get("frozen", tuple[Frozen, ...])
+        return kept[0] if kept else None
+
+    def keep_frozen(self, frozen: Frozen | None) -> None:
+        """Keep who has frozen the fleet."""
+        self.put("frozen", () if frozen is None else (frozen,))
 
     # Releases.
 
@@ -403,8 +428,9 @@ class Store:
 
     def audit_rows(self, after: int = 0) -> tuple[tuple[int, bytes, str], ...]:
         """Return number, text and digest of the entries after a number, oldest first."""
-        rows = self._execute("SELECT * FROM audit WHERE number > ? ORDER BY number", (after,))
-        return tuple((number, bytes(entry), digest) for number, entry, digest in rows)
+        query = "SELECT number, CAST(entry AS BLOB), digest FROM audit WHERE number > ?"
+        rows = self._execute(f"{query} ORDER BY number", (after,))  # Cast: a person may edit.
+        return tuple((number, entry, str(digest)) for number, entry, digest in rows)
 
     def audit_last(self) -> tuple[int, str]:
         """Return number and digest of the newest entry; 0 and nothing where there is none."""

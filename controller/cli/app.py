@@ -39,7 +39,10 @@ NOUNS = {
     "plan": Noun("planning", "plan", "Say what a rollout, or `apply`, would do."),
     "diff": Noun("planning", "diff", "Compare what fleet.yaml declares with what is real."),
     "apply": Noun("planning", "apply", "Start the rollouts that fleet.yaml declares."),
+    "freeze": Noun("freezing", "freeze", "Let no device change anything, whatever runs."),
+    "unfreeze": Noun("freezing", "unfreeze", "Let devices change again."),
     "tail": Noun("tail", "tail", "Print what the cameras see, live."),
+    "audit": Noun("auditing", "audit", "Who ordered what, and what came of it."),
     "doctor": Noun("doctor", "doctor", "Check this machine, the broker and the fleet."),
 }
 

@@ -42,7 +42,12 @@ STATE_STYLES = {
     "completed": "bold green",
     "aborted": "bold red",
 }
-VERDICT_STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
+VERDICT_STYLES = {
+    "pass": "green",
+    "fail": "bold red",
+    "inconclusive": "yellow",
+    "undecided": "yellow",
+}
 BAR_CELLS = 20
 ROWS_MAX = 12  # Devices shown at once; the others are counted.
 SECONDS_A_MINUTE = 60
@@ -248,6 +253,8 @@ def _remarks(rollout: RolloutStatus, fleet: FleetStatus | None) -> list[Renderab
 
 def _fleet_remarks(fleet: FleetStatus) -> list[tuple[str, str]]:
     remarks = [(alert, "bold red") for alert in fleet.alerts]
+    if fleet.frozen:
+        remarks.append((fleet.frozen, "bold yellow"))
     if not fleet.is_broker_connected:
         remarks.append(("no connection to the broker; deadlines stand still", "yellow"))
     elif not fleet.is_plan_echoed:

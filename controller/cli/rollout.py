@@ -135,8 +135,10 @@ def status(rollout: str | None, output: Format) -> None:
 
     terminal = Terminal(output)
     with opened() as controller:
-        found = controller.status(rollout)
+        found, frozen = controller.status(rollout), controller.fleet_status().frozen
     terminal.show(picture(found))
+    if frozen:
+        terminal.say(frozen)
     terminal.document(found)
 
 

@@ -46,7 +46,7 @@ class Watcher:
     def _say(self, status: RolloutStatus, fleet: FleetStatus) -> None:
         for line in lines(self._shown, status):
             self._terminal.say(f"{datetime.now(UTC):%H:%M:%S} {line}")
-        remarks = (*fleet.alerts, *((fleet.note,) if fleet.note else ()))
+        remarks = (*fleet.alerts, *(one for one in (fleet.frozen, fleet.note) if one))
         for remark in remarks:
             if remark not in self._remarks:
                 self._terminal.say(f"{datetime.now(UTC):%H:%M:%S} {remark}")

@@ -1,14 +1,21 @@
 """What a person asks of the whole fleet, on a real store, a real broker and obedient puppets."""
 
 import os
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
-from controller import orders
+from controller import audit, orders
 from controller.cli.exits import Exit
+from controller.devices import Known
+from controller.driving import read_repository
 from controller.orders import Wish
+from controller.status import FleetStatus, RolloutStatus
+from shared.assignment import Action
 from shared.errors import OperatorError, UnsignedError
 from shared.release import block_lengths
 from tests.integration.test_controller import DEVICES, Bed, bed, on_nats  # noqa: F401
@@ -195,3 +202,109 @@ def test_the_commands_end_with_their_exit_codes(bed: Bed) -> None:  # noqa: F811
     assert nobody.returncode == Exit.ERROR
     assert "matches no device" in nobody.stderr
     assert bed.running == {"shapes@1"}
+
+
+def test_in_a_frozen_fleet_nobody_changes_and_rollouts_go_on_afterwards(bed: Bed) -> None:  # noqa: F811
+    bed.join(*DEVICES)
+    bed.roll_out(1)
+    orders.freeze(bed.controller, "fair")
+    bed.controller.drive(until=lambda _: True, timeout_seconds=40)
+    name = bed.controller.start_rollout(bed.release(2), selector="role=door", strategy="all")
+
+    bed.drive_until(name, lambda status: status.state == "running" and _all_wait(status))
+    frozen = bed.controller.fleet_status()
+
+    assert bed.running == {"shapes@1"}
+    assert {entry.action for entry in read_repository(bed.controller.store).plan} == {Action.HOLD}
+    assert frozen.frozen is not None
+    assert "fair" in frozen.frozen
+    with pytest.raises(OperatorError, match="fleet is frozen since"):
+        orders.freeze(bed.controller, "")
+    orders.unfreeze(bed.controller)
+    status = bed.drive(name)
+    assert (status.state, status.is_healthy) == ("completed", True)
+    assert bed.running == {"shapes@2"}
+    with pytest.raises(OperatorError, match="is not frozen"):
+        orders.unfreeze(bed.controller)
+
+
+def test_an_abort_in_a_frozen_fleet_reverts_nobody_until_it_thaws(bed: Bed) -> None:  # noqa: F811
+    bed.join(*DEVICES)
+    bed.roll_out(1)
+    name = bed.controller.start_rollout(bed.release(2), selector="role=door", strategy="lasting")
+    bed.drive_until(name, lambda status: status.counts.get("healthy") == len(DEVICES))
+    orders.freeze(bed.controller, "")
+    bed.controller.abort(name)
+    bed.controller.drive(until=_have_read_and_rest(bed), timeout_seconds=40)
+
+    assert bed.running == {"shapes@2"}
+    assert bed.controller.status(name).state == "reverting"
+    assert Action.REVERT not in {e.action for e in read_repository(bed.controller.store).plan}
+    orders.unfreeze(bed.controller)
+    status = bed.drive(name)
+    assert (status.state, status.reason) == ("aborted", "operator")
+    assert bed.running == {"shapes@1"}
+
+
+def test_the_audit_log_tells_the_whole_story_and_finds_what_was_edited(bed: Bed) -> None:  # noqa: F811
+    bed.join(*DEVICES, faults=Faults(bad=frozenset({"shapes@2"})))
+    bed.roll_out(1)
+    bed.roll_out(2)
+
+    told = [(entry.what, entry.about) for entry in audit.entries(bed.controller.store)]
+    found = orders.verify_audit(bed.controller)
+
+    assert found.problems == ()
+    assert told.count(("device", "cam-1")) == 1
+    assert told.index(("order", "r-1")) < told.index(("verdict", "r-1"))
+    verdicts = [
+        (entry.about, entry.detail["kind"])
+        for entry in audit.entries(bed.controller.store)
+        if entry.what == "verdict"
+    ]
+    assert verdicts[:2] == [("r-1", "pass")] * 2
+    assert verdicts[2] == ("r-2", "fail")
+    outcomes = {
+        (entry.about, entry.detail["rollout"], entry.detail["phase"])
+        for entry in audit.entries(bed.controller.store)
+        if entry.what == "outcome"
+    }
+    assert {(f"{device}/0", "r-1", "committed") for device in DEVICES} <= outcomes
+    assert ("cam-1/0", "r-2", "rolled_back") in outcomes
+    plans = [entry for entry in audit.entries(bed.controller.store) if entry.what == "plan"]
+    assert int(plans[-1].about) == bed.controller.fleet_status().plan_version
+    assert plans[-1].number <= found.sealed
+    ended = fleetctl(bed, "audit", "verify", "--head", found.head)
+    assert ended.returncode == Exit.OK, ended.stderr
+    with closing(sqlite3.connect(bed.controller.folder / "store.sqlite")) as database:
+        database.execute("DELETE FROM audit WHERE number = 3")
+        database.commit()
+    ended = fleetctl(bed, "audit", "verify")
+    assert ended.returncode == Exit.UNTRUSTED
+    assert "entry 3 is missing" in ended.stderr
+
+
+def _have_read_and_rest(bed: Bed) -> Callable[[FleetStatus], bool]:  # noqa: F811
+    """Return what says that each device has reported the newest plan three times, at rest."""
+    first: dict[str, int] = {}
+
+    def is_so(fleet: FleetStatus) -> bool:
+        known = bed.controller.store.known(Known)
+        reports = [known[device].report for device in bed.puppets]
+        are_new = all(
+            report is not None
+            and report.plan_version == fleet.plan_version
+            and report.cameras["0"].is_settled
+            for report in reports
+        )
+        return are_new and all(
+            report.seq >= first.setdefault(device, report.seq) + 3
+            for device, report in zip(bed.puppets, reports, strict=True)
+            if report is not None
+        )
+
+    return is_so
+
+
+def _all_wait(status: RolloutStatus) -> bool:
+    return status.counts == {"waiting": len(DEVICES)}

@@ -172,3 +172,14 @@ def test_completing_never_removes_a_running_rollout() -> None:
     book = planning.pass_wave(book, "r-2", FLEET)
 
     assert [r.entry.rollout for r in book] == ["r-2", "r-1"]
+
+
+def test_a_frozen_plan_holds_and_keeps_and_a_revert_is_said_anew_when_it_thaws() -> None:
+    book = planning.abort(begun("r-1", "r-2"), "r-1", 7, revert=True)
+
+    frozen = planning.frozen(planning.entries(book))
+    thawed = planning.thawed(book, 9)
+
+    assert [one.action for one in frozen] == [Action.HOLD, Action.KEEP]
+    assert [one.reverted_in for one in thawed] == [0, 9]
+    assert planning.entries(thawed) == planning.entries(book)
