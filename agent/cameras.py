@@ -318,7 +318,9 @@ class CameraShell:
         """Return this camera as ``reported`` shows it."""
         journal = self.journal
         active = journal.active
-        running = None if self._record is None else evidence.running(self._record, now)
+        record = self._record
+        running = None if record is None else evidence.running(record, now)
+        hour = None if record is None else evidence.last_hour(record, now)
         return messages.CameraReported(
             kind=self.kind,
             state=self.state,
@@ -335,7 +337,7 @@ class CameraShell:
             ended=outcomes.ends_reported(journal, plan),
             owners=outcomes.owners(journal),
             is_settled=outcomes.is_settled(journal, self.identity, plan, dict(listed)),
-            evidence=messages.EvidencePair(running=running, before=self._before),
+            evidence=messages.EvidencePair(running=running, hour=hour, before=self._before),
         )
 
     # The machine.

@@ -187,11 +187,13 @@ def _with_details(
 def _waves(
     record: Record, rollout: Rollout, devices: Sequence[DeviceInRollout], judged: Judged
 ) -> Iterator[WaveStatus]:
-    verdicts = list(record.course.verdicts)
+    verdicts, gates = list(record.course.verdicts), list(record.course.gates)
+    gates += [()] * (len(verdicts) - len(gates))  # Of a rollout that an earlier version began.
     # What was just judged may be the wave before: it is no word on the one that it opened.
     is_of_this_wave = not verdicts or verdicts[-1] != judged.verdict
     if len(verdicts) <= rollout.wave and is_of_this_wave:
         verdicts.append(judged.verdict)
+        gates.append(judged.course.gathered.verdicts)
     words = [*(state.value for state in DeviceState), "reverted", "superseded", "denied"]
     for index, (pins, permille) in enumerate(record.waves):
         states = [device.state for device in devices if device.wave == index]
@@ -204,6 +206,7 @@ def _waves(
             devices=counts,
             verdict=None if verdict is None else verdict.kind.value,
             text=None if verdict is None else verdict.text,
+            gates=gates[index] if index < len(gates) else (),
         )
 
 

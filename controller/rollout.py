@@ -9,9 +9,10 @@ This machine reads no clock: it is told how many seconds were *driven* since las
 driving, or a broker that does not hand back our own plan, means zero seconds: a device cannot be
 late for a controller that was away. It never changes the plan: ``planning.py`` does.
 
-Verdicts. FAIL, at once: more devices failed, rejected or fell silent than the strategy allows.
-PASS: every online device has ended or is past its deadline, the bake is over, enough are healthy.
-INCONCLUSIVE: the same, but too few are healthy, or too few could be asked. Until then: UNDECIDED.
+Verdicts. FAIL, at once: more devices failed, rejected or fell silent than the strategy allows, or
+a gate on evidence fails (controller/gates). PASS: every online device has ended or is past its
+deadline, the bake is over, enough are healthy, every gate passes. INCONCLUSIVE: the same, but too
+few are healthy, too few could be asked, or a gate cannot tell. Until then: UNDECIDED.
 """
 
 from collections import Counter
@@ -20,6 +21,9 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Literal, assert_never
 
+from controller.gates.gathering import GateVerdict, Gathered, close_wave, is_heard
+from controller.gates.looking import Moment, look
+from controller.gates.rules import Gates
 from shared.assignment import Camera, Entry, admits
 from shared.limits import HEARTBEAT_SECONDS
 from shared.messages import CameraReported, Cause, Phase
@@ -43,6 +47,7 @@ class DeviceState(Enum):
     HEALTHY = "healthy"
 
 
+_OWN_FAULTS = frozenset({DeviceState.CAMERA_FAULT, DeviceState.INTERRUPTED})
 BAD = frozenset({DeviceState.FAILED, DeviceState.REJECTED, DeviceState.SILENT})
 _RANK = {state: rank for rank, state in enumerate(DeviceState)}
 _AFTER_ACTIVATING: frozenset[str] = frozenset(
@@ -99,6 +104,7 @@ class Rules:
     quiet_seconds: float = 2 * HEARTBEAT_SECONDS
     on_failure: Literal["revert", "stop"] = "revert"
     on_inconclusive: Literal["pause", "continue"] = "pause"
+    gates: Gates | None = None
 
     def deadline_seconds(self, stage: Stage) -> float:
         """Return how long a device may stay in a stage; the probe comes on top of activation."""
@@ -203,6 +209,8 @@ class Course:
     clocks: Mapping[str, Clock] = field(default_factory=dict[str, Clock])
     treated: frozenset[str] = frozenset()
     verdicts: tuple[Verdict, ...] = ()  # Of the waves that are over.
+    gates: tuple[tuple[GateVerdict, ...], ...] = ()  # Of the same waves; () of those skipped.
+    gathered: Gathered = field(default_factory=Gathered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,20 +293,41 @@ def next_wave(course: Course, reach: Reach, verdict: Verdict | None, *, wave: in
     """
     before = course.reaches[-1] if course.reaches else Reach(frozenset(), 0)
     skipped = wave - len(course.reaches)
-    verdicts = course.verdicts if verdict is None else (*course.verdicts, verdict)
+    over = closed(course, verdict)
     nobody = Verdict(VerdictKind.SKIPPED, "gained nobody")
     return replace(
-        course,
+        over,
         reaches=(*course.reaches, *[before] * skipped, reach),
         baked_seconds=0.0,
-        verdicts=(*verdicts, *[nobody] * skipped),
+        verdicts=(*over.verdicts, *[nobody] * skipped),
+        gates=(*over.gates, *[()] * skipped),
+    )
+
+
+def closed(course: Course, verdict: Verdict | None) -> Course:
+    """Return the course once its newest wave is over, with that wave's verdict; None: of none."""
+    if verdict is None:
+        return course
+    return replace(
+        course,
+        verdicts=(*course.verdicts, verdict),
+        gates=(*course.gates, course.gathered.verdicts),
+        gathered=close_wave(course.gathered),
     )
 
 
 def retried(course: Course, attempt: int) -> Course:
     """Return the course after all its devices were named anew: their clocks start again."""
-    verdicts = course.verdicts[: max(len(course.reaches) - 1, 0)]
-    return replace(course, attempt=attempt, baked_seconds=0.0, clocks={}, verdicts=verdicts)
+    waves = max(len(course.reaches) - 1, 0)
+    return replace(
+        course,
+        attempt=attempt,
+        baked_seconds=0.0,
+        clocks={},
+        verdicts=course.verdicts[:waves],
+        gates=course.gates[:waves],
+        gathered=replace(course.gathered, looks=0, minutes=0.0, is_final=False, verdicts=()),
+    )
 
 
 def advance(
@@ -334,7 +363,16 @@ def advance(
     if listen_left > 0 and (unheard := _unheard(seen, wave | treated)):
         return Judged(after, standings, _undecided(_listening(listen_left, unheard)))
     bake_left = rules.bake_of(max(len(course.reaches) - 1, 0)) - baked
-    return Judged(after, standings, judge(standings, wave, rules, bake_left=bake_left))
+    if rules.gates is None:
+        return Judged(after, standings, judge(standings, wave, rules, bake_left=bake_left))
+    hear_left = 0.0 if is_heard(after.gathered) else rules.quiet_seconds + bake_left
+    is_over = is_still and max(bake_left, hear_left) <= 0
+    after = _looked(after, rules.gates, rules, standings, is_over=is_over)
+    gates = after.gathered.verdicts
+    verdict = judge(standings, wave, rules, bake_left=max(bake_left, hear_left), gates=gates)
+    if verdict.kind is VerdictKind.UNDECIDED and is_still and bake_left <= 0 < hear_left:
+        verdict = _undecided(f"hearing cameras to compare with, for {hear_left:.0f} s at most")
+    return Judged(after, standings, verdict)
 
 
 def judge(
@@ -343,6 +381,7 @@ def judge(
     rules: Rules,
     *,
     bake_left: float = 0.0,
+    gates: Sequence[GateVerdict] = (),
 ) -> Verdict:
     """Return the verdict of a wave, with its numbers.
 
@@ -351,17 +390,56 @@ def judge(
         wave: The devices that the wave gained.
         rules: The strategy's.
         bake_left: Seconds for which the wave must still hold.
+        gates: What the gates said last.
     """
     bad = [standing.state for standing in standings.values() if standing.state in BAD]
     treated = sum(s.is_treated or s.state in BAD for s in standings.values())
     if rules.max_failed.is_exceeded(len(bad), treated):
         return Verdict(VerdictKind.FAIL, _failure(bad, treated, rules))
+    if failed := [gate for gate in gates if gate.kind == "fail"]:
+        return Verdict(VerdictKind.FAIL, "; ".join(_gate_words(gate) for gate in failed))
     mine = [standings[device] for device in sorted(wave & standings.keys())]
     if is_open := sum(standing.is_open for standing in mine):
         return _undecided(f"waiting for {is_open} of {_devices(len(mine))}")
     if bake_left > 0:
         return _undecided(f"baking for {bake_left:.0f} s more")
-    return _final([standing.state for standing in mine], rules)
+    verdict = _final([standing.state for standing in mine], rules)
+    if verdict.kind is VerdictKind.PASS:
+        return _with_gates(verdict, gates)
+    return verdict
+
+
+def _with_gates(verdict: Verdict, gates: Sequence[GateVerdict]) -> Verdict:
+    """Return what a wave of healthy devices comes to once every gate has been asked."""
+    if unsure := [gate for gate in gates if gate.kind == "undecided"]:
+        words = "; ".join(_gate_words(gate) for gate in unsure)
+        return Verdict(VerdictKind.INCONCLUSIVE, f"{verdict.text}; {words}")
+    passed = sum(gate.kind == "pass" for gate in gates)
+    of = f"{passed} of {len(gates)}"
+    return replace(verdict, text=f"{verdict.text}; {of} gates passed") if gates else verdict
+
+
+def _gate_words(gate: GateVerdict) -> str:
+    return f"gate {gate.name}: {gate.text}"
+
+
+def _looked(
+    course: Course,
+    gates: Gates,
+    rules: Rules,
+    standings: Mapping[str, Standing],
+    *,
+    is_over: bool,
+) -> Course:
+    """Return the course after a look at the evidence, if it is time for one."""
+    faulty = frozenset(device for device, one in standings.items() if one.state in _OWN_FAULTS)
+    moment = Moment(
+        waves=len(rules.bake_seconds),
+        tolerated=1 - rules.min_healthy_permille / PERMILLE_ALL,
+        left_out=faulty,
+        is_over=is_over,
+    )
+    return replace(course, gathered=look(course.gathered, gates, moment))
 
 
 def decide(verdict: Verdict, rules: Rules) -> Decision:

@@ -6,6 +6,7 @@ Times are aware UTC. ``release`` is ``name@version``.
 from dataclasses import dataclass
 from datetime import datetime
 
+from controller.gates.gathering import GateVerdict
 from shared.messages import CameraReported, FailedDevice, Reported
 
 
@@ -53,6 +54,7 @@ class WaveStatus:
     devices: dict[str, int]
     verdict: str | None = None  # pass, fail, inconclusive, undecided; None: not begun.
     text: str | None = None
+    gates: tuple[GateVerdict, ...] = ()  # What each gate on evidence said last.
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,16 @@ remembered of each rollout (``store.Record``).
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from controller import planning
 from controller.devices import Known
+from controller.gates.gathering import Sighting, gather
 from controller.planning import Book, Report, Rollout, State
 from controller.rollout import (
+    Course,
     Decision,
     DeviceSeen,
     Judged,
@@ -24,6 +26,7 @@ from controller.rollout import (
     VerdictKind,
     advance,
     camera_seen,
+    closed,
     decide,
     next_wave,
     retried,
@@ -35,9 +38,13 @@ from shared.assignment import (
     Entry,
     Slot,
     parse_selector,
+    share_hash,
 )
 from shared.errors import OperatorError
 from shared.messages import CameraReported
+
+EVIDENCE_CAMERAS = 2_000  # Of one rollout whose evidence is kept: more make nothing surer.
+CLOCK_SECONDS = 60.0  # What runs for longer than its rollout was there before: it enters no gate.
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +111,54 @@ def look(site: Site, rollout: Rollout, cameras: Sequence[Camera], seconds: float
     wave = frozenset(
         camera.device for camera in mine if wave_of(record, entry, camera) == rollout.wave
     )
-    return advance(record.course, seen, wave, record.rules, seconds=seconds)
+    course = _gathered(site, rollout, mine, seconds)
+    return advance(course, seen, wave, record.rules, seconds=seconds)
+
+
+def _gathered(site: Site, rollout: Rollout, mine: Sequence[Camera], seconds: float) -> Course:
+    """Return the course with what cameras have reported as evidence, where gates want it."""
+    record = site.records[rollout.entry.rollout]
+    course = record.course
+    if record.rules.gates is None or rollout.state not in planning.LIVE:
+        return course
+    treated = {(camera.device, camera.number) for camera in mine}
+    cameras = [camera for camera in site.cameras if rollout.entry.selector.matches(camera.labels)]
+    sightings = (
+        _sighting(site, record, rollout.entry, camera, is_mine=_place(camera) in treated)
+        for camera in _sampled(cameras, rollout.entry)
+    )
+    seen = (one for one in sightings if one is not None)
+    gathered = gather(course.gathered, seen, course.driven_seconds + seconds)
+    return replace(course, gathered=gathered)
+
+
+def _place(camera: Camera) -> tuple[str, int]:
+    return camera.device, camera.number
+
+
+def _sampled(cameras: Sequence[Camera], entry: Entry) -> Iterator[Camera]:
+    """Yield pinned cameras and every so many-th of the others: thousands make nothing surer."""
+    every = max(len(cameras) // EVIDENCE_CAMERAS, 1)
+    for camera in cameras:
+        is_pinned = not entry.pins.isdisjoint((camera.device, f"{camera.device}/{camera.number}"))
+        if every == 1 or is_pinned or share_hash(entry.salt, camera.device) % every == 0:
+            yield camera
+
+
+def _sighting(
+    site: Site, record: Record, entry: Entry, camera: Camera, *, is_mine: bool
+) -> Sighting | None:
+    """Return what a camera reports; treated only where this try has changed what it runs."""
+    reported = _reported(site, camera)
+    if reported is None:
+        return None
+    running, is_treated = reported.evidence.running, False
+    if is_mine and running is not None and running.release == entry.release:
+        phase = camera_seen(reported, *entry.tried).phase
+        since_start = (site.now - record.started_at).total_seconds()
+        is_new = running.seconds <= since_start + CLOCK_SECONDS
+        is_treated = phase in {"probing", "committed"} and is_new
+    return Sighting(f"{camera.device}/{camera.number}", reported.evidence, is_treated)
 
 
 def cameras_now(site: Site) -> tuple[Camera, ...]:
@@ -198,7 +252,7 @@ def _next_wave(site: Site, name: str, verdict: Verdict) -> Site:
     after, record = planning.find(book, name), site.records[name]
     course = record.course
     if after.state is State.COMPLETED:
-        course = replace(course, verdicts=(*course.verdicts[: after.wave], verdict))
+        course = closed(replace(course, verdicts=course.verdicts[: after.wave]), verdict)
     else:
         reach = Reach(after.entry.pins, after.entry.share)
         course = next_wave(course, reach, verdict, wave=after.wave)

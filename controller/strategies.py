@@ -27,6 +27,8 @@ from controller.document import (
     matching,
     percentage,
 )
+from controller.gates import reading
+from controller.gates.rules import Gates
 from controller.rollout import Allowed, Rules, percent
 from shared.assignment import Probe
 from shared.errors import OperatorError
@@ -49,7 +51,7 @@ STRATEGY = Section(
             "inconclusive", "90%"),
         Key("probe", "mapping", "how a release is proved on the device"),
         Key("deadlines", "mapping", "how long a device may take"),
-        Key("gates", "mapping", "conditions beyond health; refused by this version"),
+        Key("gates", "mapping", "conditions on what cameras report of the release; docs/gates.md"),
         Key("retry", "mapping", "which bad ends are tried again by themselves; refused by this "
             "version"),
         Key("on_failure", "revert, stop", "what a failed wave does to devices that run the "
@@ -93,17 +95,7 @@ DEADLINES = Section(
         Key("progress", "duration", "for everything before that", "30m"),
     ),
 )  # fmt: skip
-GATES = Section(
-    "gates",
-    (
-        Key("dnn_ms", "number", "highest median inference time"),
-        Key("golden", "percentage", "golden objects found again"),
-        Key("restarts", "count", "most restarts of the stream"),
-        Key("detections_change", "percentage", "change of detections a frame, old to new"),
-        Key("scores_change", "percentage", "change of scores, old to new"),
-        Key("false_abort", "percentage", "how often a good release may be stopped by these"),
-    ),
-)
+GATES = reading.GATES
 RETRY = Section(
     "retry",
     (
@@ -149,6 +141,7 @@ class Strategy:
     progress_seconds: int = 1800
     on_failure: Literal["revert", "stop"] = "revert"
     on_inconclusive: Literal["pause", "continue"] = "pause"
+    gates: Gates | None = None
     refused: tuple[str, ...] = ()
     pin_nodes: tuple[tuple[str, Node], ...] = field(default=(), compare=False, repr=False)
 
@@ -172,6 +165,7 @@ class Strategy:
             quiet_seconds=2 * heartbeat_seconds,
             on_failure=self.on_failure,
             on_inconclusive=self.on_inconclusive,
+            gates=self.gates,
         )
 
 
@@ -221,9 +215,17 @@ def _strategy(name: str, node: Node, problems: Problems) -> Strategy:
         progress_seconds=progress,
         on_failure=fields.take("on_failure", on_failure, "revert"),
         on_inconclusive=fields.take("on_inconclusive", on_inconclusive, "pause"),
+        gates=_gates(fields, problems, probe),
         refused=tuple(dict.fromkeys(refused)),
         pin_nodes=pin_nodes,
     )
+
+
+def _gates(fields: Fields, problems: Problems, probe: Probe) -> Gates | None:
+    if "gates" not in fields:
+        return None
+    rate = probe.valid_rate_permille
+    return reading.read_gates(fields.at("gates"), problems, valid_rate_permille=rate)
 
 
 def allowed(node: Node, problems: Problems) -> Allowed | None:
@@ -327,12 +329,6 @@ def _check_end(node: Node, waves: list[Wave], count: int, problems: Problems) ->
 
 def _check_unsupported(fields: Fields, problems: Problems) -> list[str]:
     """Check the keys that only a later version acts on; return those that are there."""
-    if "gates" in fields:
-        gates = Fields(fields.at("gates"), problems, GATES)
-        gates.take("dnn_ms", integer(1, 10_000), 0)
-        gates.take("restarts", integer(0, COUNT_MAX), 0)
-        for key in ("golden", "detections_change", "scores_change", "false_abort"):
-            gates.take(key, percentage, 0)
     if "retry" in fields:
         retry = Fields(fields.at("retry"), problems, RETRY)
         retry.take("attempts", integer(1, 10), 1)
@@ -343,4 +339,4 @@ def _check_unsupported(fields: Fields, problems: Problems) -> list[str]:
         window.take("days", list_of(choice(*DAYS)), _NONE)
         for key in ("from", "to"):
             window.require(key, matching(r"([01][0-9]|2[0-3]):[0-5][0-9]", 'a time, "22:00"'), "")
-    return [key for key in ("gates", "retry", "window") if key in fields]
+    return [key for key in ("retry", "window") if key in fields]

@@ -79,7 +79,7 @@ def running(record: Record, now: float) -> Evidence | None:
 
 
 def last_hour(record: Record, now: float) -> Evidence | None:
-    """Return the last hour, for the report of a release that stops now."""
+    """Return the last hour, of a release that stops now or runs on."""
     if record.began_at is None:
         return None
     since, mark = record.marks[0]

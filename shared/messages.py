@@ -79,9 +79,10 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EvidencePair(msgspec.Struct, frozen=True, kw_only=True):
-    """Of the release that runs, and of the last hour of the one before it."""
+    """Of the release that runs, of its last hour, and of the last hour of the one before it."""
 
     running: Evidence | None = None
+    hour: Evidence | None = None
     before: Evidence | None = None
 
 

@@ -59,6 +59,7 @@ def picture(
 ) -> RenderableType:
     """Return the whole picture of a rollout: heading, waves, devices, and what needs attention."""
     parts: list[RenderableType] = [_heading(rollout), Text(), _waves(rollout), Text()]
+    parts += _gates(rollout)
     parts.append(_devices(rollout.devices, rows_max=rows_max))
     parts += _remarks(rollout, fleet)
     title = Text.assemble(" ", (rollout.rollout, "bold"), f" {rollout.release} ")
@@ -132,6 +133,25 @@ def _waves(rollout: RolloutStatus) -> RenderableType:
         name = Text(("> " if is_now else "  ") + wave_name(wave, index), "bold" if is_now else "")
         table.add_row(name, bar(wave.devices), _verdict(wave), Text(_wave_text(wave)))
     return table
+
+
+def _gates(rollout: RolloutStatus) -> list[RenderableType]:
+    """Return what the gates said of the newest wave on which they were asked."""
+    asked = [index for index, wave in enumerate(rollout.waves) if wave.gates]
+    if not asked:
+        return []
+    table = Table.grid(padding=(0, 2))
+    table.add_column("gate", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("text", overflow="fold")
+    for gate in rollout.waves[asked[-1]].gates:
+        table.add_row(
+            Text(f"  gate {gate.name}"),
+            Text(plain(gate.kind), VERDICT_STYLES.get(gate.kind, "bright_black")),
+            Text(gate.text),
+        )
+    heading = Text(f"  evidence in wave {asked[-1] + 1}", "bright_black")
+    return [heading, table, Text()]
 
 
 def bar(counts: Mapping[str, int], cells: int = BAR_CELLS) -> Text:
@@ -267,8 +287,14 @@ def _wave_lines(before: RolloutStatus | None, after: RolloutStatus) -> list[str]
     for index, wave in enumerate(after.waves):
         earlier = before.waves[index] if before and index < len(before.waves) else None
         is_new = earlier is None or earlier.verdict != wave.verdict
+        where = f"{after.rollout} wave {index + 1} of {len(after.waves)}"
+        known = earlier.gates if earlier else ()
+        said += [
+            f"{where}, gate {gate.name}: {plain(gate.kind)}, {gate.text}"
+            for gate in wave.gates
+            if gate not in known
+        ]
         if wave.verdict is not None and is_new:
-            where = f"{after.rollout} wave {index + 1} of {len(after.waves)}"
             said.append(f"{where}: {wave.verdict}, {_wave_text(wave)}")
     return said
 
