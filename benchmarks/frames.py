@@ -23,7 +23,7 @@ from agent.telemetry import Stream
 from controller.demo import SHAPES
 from controller.export.pack import make_release
 from shared.decode.results import Tensors
-from shared.decode.task import Decoder, decoder_of
+from shared.decode.task import Writer, writer_of
 from shared.graph import Graph
 from shared.release import Manifest
 
@@ -56,7 +56,7 @@ class FrameCost:
 class _Job:
     manifest: Manifest
     labels: tuple[str, ...]
-    decoder: Decoder
+    writer: Writer
     captured: tuple[Captured, ...]
 
 
@@ -93,7 +93,7 @@ def _job(folder: Path) -> _Job:
         )
         for number in range(FRAMES)
     )
-    return _Job(manifest, labels, decoder_of(manifest, labels, threshold=THRESHOLD), captured)
+    return _Job(manifest, labels, writer_of(manifest, labels, threshold=THRESHOLD), captured)
 
 
 def _timed(job: _Job) -> list[tuple[float, float, float]]:
@@ -108,7 +108,7 @@ def _timed(job: _Job) -> list[tuple[float, float, float]]:
     costs: list[tuple[float, float, float]] = []
     for now, captured in enumerate(job.captured, start=1):  # A message a frame, none left out.
         at = perf_counter_ns()
-        frame = seen(captured, job.decoder)
+        frame = seen(captured, job.writer)
         decoded_at = perf_counter_ns()
         message = read_message(io.BytesIO(frame_message(frame)).read)
         read_at = perf_counter_ns()
@@ -151,7 +151,9 @@ def _plain(job: _Job, captured: Captured) -> bytes:
 
 
 def _objects(job: _Job, captured: Captured) -> tuple[object, ...]:
-    return job.decoder(_tensors(captured)).objects or ()
+    frame = read_message(io.BytesIO(frame_message(seen(captured, job.writer))).read)
+    assert isinstance(frame, FrameSeen)
+    return frame.objects or ()
 
 
 def _tensors(captured: Captured) -> Tensors:

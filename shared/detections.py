@@ -57,22 +57,6 @@ class Detections(Document, frozen=True, kw_only=True):
     truncated: int | msgspec.UnsetType = msgspec.UNSET
 
 
-def without_excess(
-    objects: tuple[Object, ...], *, bytes_max: int = DETECTIONS_BYTES
-) -> tuple[Object, ...]:
-    """Return the objects, best first, without keypoints and masks that no message can carry.
-
-    Where those of the better ones alone are more than a message holds, an object is counted and
-    never sent: what it looks like needs not go through the camera's pipe, which is bounded, too.
-    """
-    room, kept = bytes_max, []
-    for thing in objects:
-        fits = room >= 0
-        kept.append(thing if fits else msgspec.structs.replace(thing, keypoints=None, mask=None))
-        room -= _bytes_at_least(thing)
-    return tuple(kept)
-
-
 def encode_detections(detections: Detections, *, bytes_max: int = DETECTIONS_BYTES) -> bytes:
     """Return the frame as JSON; what does not fit loses its worst-scored objects and says so.
 
@@ -89,13 +73,6 @@ def encode_detections(detections: Detections, *, bytes_max: int = DETECTIONS_BYT
         else:
             lost = middle
     return msgspec.json.encode(_truncate(detections, kept))
-
-
-def _bytes_at_least(thing: Object) -> int:
-    """Return how many bytes of JSON the object's keypoints and mask are, or a few less."""
-    counts = "" if thing.mask is None else thing.mask.counts
-    escapes = counts.count("\\")
-    return len(counts) + escapes + KEYPOINT_BYTES_MIN * len(thing.keypoints or ())
 
 
 def _seen(detections: Detections) -> tuple[Object, ...] | tuple[Class, ...]:

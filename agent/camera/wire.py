@@ -120,7 +120,7 @@ class GoldenCompared(_Message, frozen=True, kw_only=True):
     found_permille: int
 
 
-class FrameSeen(_Message, frozen=True, kw_only=True):
+class _Frame(_Message, frozen=True, kw_only=True):
     """One frame.
 
     Attributes:
@@ -131,7 +131,6 @@ class FrameSeen(_Message, frozen=True, kw_only=True):
         network_name: What the sensor says runs; empty where it does not say.
         shapes: Of the output tensors.
         problems: What is wrong with the values: words of shared/decode.
-        objects: For detect, pose and segment, best first; None for classify.
         classes: For classify, best first.
         decode_us: Microseconds from output tensors to this message.
     """
@@ -144,9 +143,24 @@ class FrameSeen(_Message, frozen=True, kw_only=True):
     dnn_ms: float | None = None
     dsp_ms: float | None = None
     problems: tuple[str, ...] = ()
-    objects: tuple[Object, ...] | None = None
     classes: tuple[Class, ...] | None = None
     decode_us: int = 0
+
+
+class FrameSeen(_Frame, frozen=True, kw_only=True):
+    """A frame as the parent reads it.
+
+    Attributes:
+        objects: For detect, pose and segment, best first; None for classify.
+    """
+
+    objects: tuple[Object, ...] | None = None
+
+
+class FrameText(_Frame, frozen=True, kw_only=True, tag="FrameSeen"):
+    """A frame as the child writes it: its decoder makes text, because objects take it too long."""
+
+    objects: msgspec.Raw | None = None
 
 
 class CameraFailed(_Message, frozen=True, kw_only=True):
@@ -181,7 +195,7 @@ class CameraExited:
     returncode: int
 
 
-def frame_message(message: Message) -> bytes:
+def frame_message(message: Message | FrameText) -> bytes:
     """Return a message as it goes through the pipe."""
     data = msgspec.json.encode(message)
     if len(data) > MESSAGE_BYTES_MAX:

@@ -16,11 +16,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from agent.camera.camera import Camera, Captured, FailedError, read_file
 from agent.camera.wire import (
     JOB_BYTES_MAX,
     CameraFailed,
-    FrameSeen,
+    FrameText,
     GoldenCompared,
     Job,
     Message,
@@ -30,8 +32,7 @@ from agent.camera.wire import (
     frame_message,
 )
 from shared.decode.labels import read_labels
-from shared.decode.task import Decoder, decoder_of
-from shared.detections import without_excess
+from shared.decode.task import Writer, decoder_of, writer_of
 from shared.errors import FleetError, RefusedError
 from shared.golden import agreement_permille, read_golden
 from shared.limits import MANIFEST_BYTES, TEXT_CHARACTERS_MAX
@@ -43,7 +44,7 @@ ORPHAN_CODE = 75
 FAILED_CODE = 1
 _PR_SET_PDEATHSIG = 1
 
-Say = Callable[[Message], None]
+Say = Callable[[Message | FrameText], None]
 
 
 def main() -> int:
@@ -70,7 +71,7 @@ def main() -> int:
 def _run(job: Job, say: Say, stopping: threading.Event) -> None:
     manifest = decode(job.manifest, Manifest, bytes_max=MANIFEST_BYTES)
     labels = _read_labels(job, manifest)
-    decoder = decoder_of(manifest, labels, threshold=job.threshold_permille / 1000)
+    writer = writer_of(manifest, labels, threshold=job.threshold_permille / 1000)
     camera = _open(job, manifest, stopping)
     try:
         camera.start(lambda done: say(Uploading(done_permille=done)))
@@ -79,7 +80,7 @@ def _run(job: Job, say: Say, stopping: threading.Event) -> None:
         say(Streaming())
         _compare_golden(job, manifest, camera, say)
         while (captured := camera.read()) is not None:
-            say(seen(captured, decoder))
+            say(seen(captured, writer))
     finally:
         camera.stop()
 
@@ -106,13 +107,13 @@ def _open(job: Job, manifest: Manifest, stopping: threading.Event) -> Camera:
     return ai_camera(job, manifest, stopping)
 
 
-def seen(captured: Captured, decoder: Decoder) -> FrameSeen:
+def seen(captured: Captured, writer: Writer) -> FrameText:
     """Return what the child says of a frame."""
     if captured.tensors is None:
-        return FrameSeen(frame=captured.frame, at=captured.at, is_valid=False)
+        return FrameText(frame=captured.frame, at=captured.at, is_valid=False)
     began = time.perf_counter_ns()
-    decoded = decoder(captured.tensors)
-    return FrameSeen(
+    written = writer(captured.tensors)
+    return FrameText(
         frame=captured.frame,
         at=captured.at,
         is_valid=True,
@@ -120,9 +121,9 @@ def seen(captured: Captured, decoder: Decoder) -> FrameSeen:
         shapes=tuple(tuple(tensor.shape) for tensor in captured.tensors),
         dnn_ms=captured.dnn_ms,
         dsp_ms=captured.dsp_ms,
-        problems=decoded.problems,
-        objects=None if decoded.objects is None else without_excess(decoded.objects),
-        classes=decoded.classes,
+        problems=written.problems,
+        objects=None if written.objects is None else msgspec.Raw(written.objects),
+        classes=written.classes,
         decode_us=(time.perf_counter_ns() - began) // 1000,
     )
 
@@ -168,7 +169,7 @@ def _own_output() -> Say:
     os.dup2(2, 1)
     pipe = os.fdopen(wire, "wb")
 
-    def say(message: Message) -> None:
+    def say(message: Message | FrameText) -> None:
         try:
             pipe.write(frame_message(message))
             pipe.flush()

@@ -6,34 +6,27 @@ input): x, y and, where the network says it, a score each. Equal in value to mod
 puts them there, and for rows below the threshold.
 """
 
-import msgspec
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.decode.boxes import BOX_TENSORS, Found, find_objects, refused
-from shared.decode.results import (
-    BOX_DIGITS,
-    NOT_FINITE,
-    SCORE_DIGITS,
-    SHAPES,
-    Decoded,
-    Tensor,
-    Tensors,
-    are_finite,
-)
-from shared.detections import Object
+from shared.decode.boxes import BOX_TENSORS, find_objects
+from shared.decode.columns import BOX_STEPS, SCORE_STEPS, Columns, Whole, steps
+from shared.decode.results import NOT_FINITE, SHAPES, Decoded, Problem, Tensor, Tensors, are_finite
+from shared.decode.written import decoded
 
 PLAIN, SCORED = 2, 3  # Numbers of a keypoint: x, y; x, y, score.
 
 
-def decode_pose(
+def find_pose(
     tensors: Tensors,
     *,
     keypoints: int,
     size: tuple[int, int],
     labels: tuple[str, ...],
     threshold: float,
-) -> Decoded:
+) -> Columns | Problem:
     """Return the objects of one inference whose score reaches the threshold, best first.
 
     Args:
@@ -44,17 +37,31 @@ def decode_pose(
         threshold: 0 to 1.
     """
     if len(tensors) != BOX_TENSORS + 1:
-        return refused(SHAPES)
+        return Problem(SHAPES)
     rows, points = tensors[1].size, tensors[-1]
     if not _fit(points, rows=rows, keypoints=keypoints):
-        return refused(SHAPES)
+        return Problem(SHAPES)
     found = find_objects(tensors[:BOX_TENSORS], size=size, labels=labels, threshold=threshold)
-    if isinstance(found, Decoded):
+    if isinstance(found, Problem):
         return found
     if not are_finite(points):
-        return refused(NOT_FINITE)
+        return Problem(NOT_FINITE)
     numbers = points.reshape(rows, keypoints, -1)[found.rows].astype(np.float64)
-    return Decoded(objects=_with_keypoints(found, numbers, size))
+    return replace(found, keypoints=_steps(numbers, size))
+
+
+def decode_pose(
+    tensors: Tensors,
+    *,
+    keypoints: int,
+    size: tuple[int, int],
+    labels: tuple[str, ...],
+    threshold: float,
+) -> Decoded:
+    """Return what ``find_pose`` finds, as objects."""
+    return decoded(
+        find_pose(tensors, keypoints=keypoints, size=size, labels=labels, threshold=threshold)
+    )
 
 
 def _fit(points: Tensor, *, rows: int, keypoints: int) -> bool:
@@ -62,15 +69,10 @@ def _fit(points: Tensor, *, rows: int, keypoints: int) -> bool:
     return numbers in (PLAIN, SCORED) and points.shape[-1] == keypoints * numbers
 
 
-def _with_keypoints(
-    found: Found, numbers: NDArray[np.float64], size: tuple[int, int]
-) -> tuple[Object, ...]:
-    places = np.clip(numbers[..., :PLAIN] / np.array(size, np.float64), 0.0, 1.0)
-    scores = numbers[..., PLAIN] if numbers.shape[-1] == SCORED else np.ones(places.shape[:-1])
-    rounded = [places.round(BOX_DIGITS), scores.round(SCORE_DIGITS)[..., None]]
-    return tuple(
-        msgspec.structs.replace(thing, keypoints=tuple((x, y, score) for x, y, score in points))
-        for thing, points in zip(
-            found.objects, np.concatenate(rounded, axis=-1).tolist(), strict=True
-        )
-    )
+def _steps(numbers: NDArray[np.float64], size: tuple[int, int]) -> Whole:
+    """Return x, y and score of every keypoint; 1 where the network gives it no score."""
+    whole = np.full((*numbers.shape[:-1], SCORED), SCORE_STEPS, np.intp)
+    whole[..., :PLAIN] = steps(numbers[..., :PLAIN], BOX_STEPS, whole=size)
+    if numbers.shape[-1] == SCORED:
+        whole[..., PLAIN] = steps(numbers[..., PLAIN], SCORE_STEPS)
+    return whole

@@ -1,6 +1,7 @@
 """What a decoder returns, and the words for what can be wrong with a network's values. Pure."""
 
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,14 @@ class Decoded:
     problems: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An inference whose values cannot be trusted."""
+
+    word: str
+
+
 def are_finite(*tensors: Tensor) -> bool:
     """Say whether every number is one."""
-    return all(bool(np.isfinite(tensor).all()) for tensor in tensors)
+    # One that is none makes the sum none; float64 holds the sum of any float32.
+    return all(isfinite(np.add.reduce(tensor, axis=None, dtype=np.float64)) for tensor in tensors)

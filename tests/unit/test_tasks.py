@@ -17,9 +17,10 @@ from agent.camera.worker import seen
 from agent.health import expected_of, is_proven
 from agent.telemetry import Stream
 from controller.cli.seen import frame_line
-from shared.decode.results import Decoded, Tensors
+from shared.decode.results import Tensors
 from shared.decode.rle import decode_mask, encode_masks
-from shared.decode.task import decoder_of
+from shared.decode.task import Writer, decoder_of, writer_of
+from shared.decode.written import written
 from shared.detections import Detections, Object, encode_detections
 from shared.errors import MalformedError
 from shared.golden import Example, agreement_permille
@@ -27,11 +28,13 @@ from shared.graph import Graph
 from shared.limits import DETECTIONS_BYTES
 from shared.messages import decode
 from shared.release import Decode, Manifest, Output
+from tests.columns import columns_of
 from tests.contract.contract import read_contract
 from tests.tinygraph import LABELS, SIDE, Tiny, job_of, stage, tiny
 
 PICTURE = np.full((SIDE, SIDE, 3), 128, np.uint8)
 MAP = SIDE // 4
+WHOLE = (0.0, 0.0, 1.0, 1.0)
 # Rows as in tiny(): the square of row 2 is best, then the circle of row 0; 1 and 3 are suppressed.
 KEYPOINTS = np.array(
     [[[16, 8, 0.5, 24, 16, 1], [0] * 6, [48, 16, 0.75, 64, 32, 0.25], [7] * 6]], np.float32
@@ -97,7 +100,7 @@ def run(folder: Path, task: str, *faults: FaultKind) -> tuple[Manifest, FrameSee
     camera.start(lambda _done: None)
     captured = camera.read()
     assert captured is not None
-    frame = seen(captured, decoder_of(manifest, LABELS, threshold=0.25))
+    frame = heard(captured, writer_of(manifest, LABELS, threshold=0.25))
     state = telemetry.telemetry("r-1", rate_hz=5.0, threshold_permille=250, now=0.0)
     state = telemetry.started(state, Stream(manifest.release, task, LABELS))
     _, published = telemetry.show(state, frame, 0.0)
@@ -107,6 +110,13 @@ def run(folder: Path, task: str, *faults: FaultKind) -> tuple[Manifest, FrameSee
         label: sum(thing.label == label for thing in frame.objects or ()) for label in LABELS
     }
     return manifest, frame, published.detections
+
+
+def heard(captured: Captured, writer: Writer) -> FrameSeen:
+    """Return what the parent reads of a frame."""
+    message = read_message(io.BytesIO(frame_message(seen(captured, writer))).read)
+    assert isinstance(message, FrameSeen)
+    return message
 
 
 def is_healthy(manifest: Manifest, frame: FrameSeen) -> bool:
@@ -260,7 +270,7 @@ def test_a_golden_output_of_another_network_is_no_agreement(tmp_path: Path) -> N
 def noise(number: int, *, side: int = 160, share: float = 0.5) -> tuple[Object, ...]:
     masks = encode_masks(np.random.default_rng(0).random((number, side, side)) < share)
     return tuple(
-        Object(label="circle", class_=0, score=1 - i / 1000, box=(0, 0, 1, 1), mask=mask)
+        Object(label="circle", class_=0, score=round(1 - i / 1000, 3), box=WHOLE, mask=mask)
         for i, mask in enumerate(masks)
     )
 
@@ -268,7 +278,7 @@ def noise(number: int, *, side: int = 160, share: float = 0.5) -> tuple[Object, 
 def posed(number: int) -> tuple[Object, ...]:
     points = tuple((0.1234, 0.5678, 0.999) for _ in range(133))  # Whole bodies have that many.
     return tuple(
-        Object(label="é" * 64, class_=0, score=1 - i / 1000, box=(0, 0, 1, 1), keypoints=points)
+        Object(label="é" * 64, class_=0, score=round(1 - i / 1000, 3), box=WHOLE, keypoints=points)
         for i in range(number)
     )
 
@@ -314,9 +324,9 @@ def test_a_full_frame_goes_through_the_pipe_and_is_published_as_if_it_were_whole
         )
 
     captured = Captured(0, 0.0, tensors=(np.zeros(1),))
-    frame = seen(captured, lambda _: Decoded(objects=objects))
+    found = columns_of(objects)
+    frame = heard(captured, lambda _: written(found, bytes_max=DETECTIONS_BYTES))
     carried = frame.objects or ()
 
-    assert read_message(io.BytesIO(frame_message(frame)).read) == frame
     assert len(carried) == 300
     assert published(carried) == published(objects)
