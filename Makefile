@@ -1,7 +1,9 @@
 # Needs python3 (3.11 or newer) with its venv module, and make; everything else comes into .venv.
 #
 #   make demo   [ARGS="--once --devices 5"]   the main job, shown on this machine
+#        with ARGS="--camera modlib-twin"     the same through Sony's modlib, on a sensor of software
 #   make test   [ARGS="-k trust"]             the tests
+#   make test-twin                            the tests that need modlib and picamera2 (400 MB, once)
 #   make test-export                          a model trained, built and rolled out for real (as export; minutes)
 #   make bench  [ARGS="-o json"]              the main job in numbers, 1 to 200 agents (minutes)
 #   make bench-export [ARGS="--sizes 320"]   the exporter beside `yolo export format=imx` (as export; an hour)
@@ -14,19 +16,26 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# modlib and the exporter want different versions of numpy: twins of the sensor live by themselves.
+TWIN := .venv-twin
+# Without its own requirements: one of them builds only where libcap's headers are, for recordings.
+PICAMERA2 := picamera2==0.3.38
 # By exact version, and before everything else: a plain range brings another build.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: help demo test test-export bench bench-export export-matrix check export clean
+.PHONY: help demo test test-twin test-export bench bench-export export-matrix check export clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
-demo: .venv/.demo
-	@$(BIN)/fleetctl demo $(ARGS)
+demo: $(if $(findstring -twin,$(ARGS)),$(TWIN)/.twin,.venv/.demo)
+	@$(if $(findstring -twin,$(ARGS)),$(TWIN)/bin,$(BIN))/fleetctl demo $(ARGS)
 
 test: .venv/.dev
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-twin: $(TWIN)/.twin
+	@$(TWIN)/bin/python -m pytest -m twin $(ARGS)
 
 # Shown as it runs: it takes minutes.
 test-export: .venv/.export
@@ -51,7 +60,7 @@ check: .venv/.dev
 export: .venv/.export
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(TWIN) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
@@ -69,6 +78,13 @@ clean:
 	@echo "Installing imxfleet with its tools for development (a minute or two, once)" >&2
 	@$(PIP) install --editable '.[dev]'
 	@touch .venv/.demo $@
+
+$(TWIN)/.twin: pyproject.toml
+	@echo "Installing imxfleet with modlib and picamera2 in $(TWIN) (a minute or two, once)" >&2
+	@[ -x $(TWIN)/bin/python ] || $(PYTHON) -m venv $(TWIN)
+	@$(TWIN)/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[twin]'
+	@$(TWIN)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps $(PICAMERA2)
+	@touch $@
 
 .venv/.export: pyproject.toml | .venv/bin/python
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13) and \

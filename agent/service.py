@@ -481,14 +481,21 @@ class Agent:
     def _kind(self, kind: str) -> Kind:
         if kind == "simulated" or (kind == "auto" and self._options.is_demo):
             return "simulated"
+        if kind == "picamera2":
+            return "picamera2"
         return "modlib"
 
     # Reboots.
     @property
     def _is_simulated(self) -> bool:
+        """Say whether every camera is one, or a twin: then a start of the agent is a boot."""
         identity = self._trust.identity
-        kinds = [] if identity is None else [camera.kind for camera in identity.cameras.values()]
-        return bool(kinds) and all(self._kind(kind) == "simulated" for kind in kinds)
+        cameras = {} if identity is None else identity.cameras
+        twins = {str(n) for n, one in self._options.simulations.items() if one.twin}
+        return bool(cameras) and all(
+            number in twins or self._kind(camera.kind) == "simulated"
+            for number, camera in cameras.items()
+        )
 
     @property
     def _can_reboot(self) -> bool:

@@ -1,13 +1,15 @@
 """The demo: a fleet on this machine, told as a story, through the API that everybody uses.
 
-A broker, keys, N agents as processes of their own with simulated cameras, three rollouts: a first
-release, a better one, a bad one. Nothing is believed because a command returned: a release counts
-as running once its device reports it committed and its detections arrive over MQTT, and the bad one
-counts as refused once its canary streams the release before it again.
+A broker, keys, N agents as processes of their own with simulated cameras (or twins of the sensor
+below the real camera library), three rollouts: a first release, a better one, a bad one. Nothing is
+believed because a command returned: a release counts as running once its device reports it
+committed and its detections arrive over MQTT, and the bad one counts as refused once its canary
+streams the release before it again.
 
 All of it lives in one folder. Whatever happens, no process is left behind.
 """
 
+import os
 import shutil
 import signal
 import subprocess
@@ -23,6 +25,7 @@ from controller.broker import RunningBroker, run_nats
 from controller.export.pack import FILE_NAMES, make_release
 from controller.service import AT_REST, Controller
 from controller.status import FleetStatus, RolloutStatus
+from controller.twins import PACKER_VARIABLE, write_network, write_packer
 from shared.bus import Bus
 from shared.card import write_card
 from shared.detections import Detections
@@ -36,6 +39,9 @@ from shared.topics import DeviceTopic, Topics
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = ROOT / "examples" / "shapes"
 DEVICES_DECLARED = "cam-[1:3]"  # In the fleet.yaml at the root.
+CAMERA_DECLARED = "camera: simulated"
+TWIN = "-twin"  # modlib-twin: a camera of kind modlib, with a twin of the sensor below.
+CAMERAS = ("simulated", f"modlib{TWIN}", f"picamera2{TWIN}")
 STRATEGY = "canary"
 CANARY = "cam-1"
 DEVICES_MAX = 50  # Each is two processes of this machine.
@@ -192,9 +198,16 @@ class Stage:
     """Everything that runs: broker, controller, agents and the witness."""
 
     def __init__(
-        self, folder: Path, broker: RunningBroker, controller: Controller, witness: Witness
+        self,
+        folder: Path,
+        broker: RunningBroker,
+        controller: Controller,
+        witness: Witness,
+        *,
+        camera: str,
     ) -> None:
         """Take what was started; agents come later."""
+        self.camera = camera
         self.folder = folder
         self.broker = broker
         self.controller = controller
@@ -245,8 +258,17 @@ def set_up(
     port: int,
     say: Say,
     on_frame: Callable[[str, Detections], None],
+    camera: str = CAMERAS[0],
 ) -> Iterator[Stage]:
     """Start a fleet of that many devices in an empty folder; end all of it afterwards.
+
+    Args:
+        folder: For everything of it.
+        devices: How many agents.
+        port: The broker's; 0: any.
+        say: Told what happens.
+        on_frame: Told of every frame that arrives.
+        camera: One of ``CAMERAS``.
 
     Raises:
         FleetError: Something did not start; what did is ended.
@@ -255,16 +277,17 @@ def set_up(
         say("Starting an MQTT broker (NATS) on this machine.")
         broker = run_nats(folder / "broker", port)
         stack.callback(broker.stop)
-        project = write_project(folder / "project", devices=devices, url=broker.url)
+        kind = camera.removesuffix(TWIN)
+        project = write_project(folder / "project", devices=devices, url=broker.url, camera=kind)
         say(f"It listens on {broker.url}. Making keys: a root, a release key, a controller key.")
         controller = _open(project, folder / "data" / "imxfleet")
         stack.callback(controller.close)
         witness = Witness(broker.url, controller.fleet.name, on_frame)
         stack.callback(witness.stop)
-        stage = Stage(folder, broker, controller, witness)
-        say(f"Starting {devices} agents, each a process of its own with a simulated camera.")
+        stage = Stage(folder, broker, controller, witness, camera=camera)
+        say(f"Starting {devices} agents, each a process of its own with {_in_words(camera)}.")
         for number in range(1, devices + 1):
-            agent = _start_agent(folder, controller, f"cam-{number}")
+            agent = _start_agent(stage, f"cam-{number}")
             stack.callback(agent.stop)
             stage.agents.append(agent)
         stack.callback(_tell_all_to_stop, stage.agents)
@@ -276,11 +299,19 @@ def set_up(
         yield stage
 
 
-def write_project(project: Path, *, devices: int, url: str) -> Path:
+def _in_words(camera: str) -> str:
+    if not camera.endswith(TWIN):
+        return "a simulated camera"
+    return f"the real {camera.removesuffix(TWIN)} on a twin of the sensor"
+
+
+def write_project(project: Path, *, devices: int, url: str, camera: str = CAMERAS[0]) -> Path:
     """Write the project folder of the demo: the documented fleet.yaml, with that many devices."""
     example = (ROOT / "fleet.yaml").read_text(encoding="utf-8")
-    assert DEVICES_DECLARED in example, "the demo's fleet is the documented one"
+    for declared in (DEVICES_DECLARED, CAMERA_DECLARED):
+        assert declared in example, "the demo's fleet is the documented one"
     text = example.replace(DEVICES_DECLARED, f"cam-[1:{devices}]")
+    text = text.replace(CAMERA_DECLARED, f"camera: {camera}")
     text = text.replace("{embedded: true}", f'{{url: "{url}"}}')
     project.mkdir(parents=True, exist_ok=True)
     (project / "fleet.yaml").write_text(text, encoding="utf-8")
@@ -294,16 +325,16 @@ def tell(stage: Stage, *, say: Say, show: Show) -> tuple[Chapter, ...]:
         DemoError: A process ended, or something did not happen in time.
     """
     say("Signing release shapes@1: a small detector of drawn shapes, as files and a manifest.")
-    _publish(stage, _package(1), version=1)
+    _publish(stage, _package(stage, 1), version=1)
     first = _good(stage, "shapes@1", say=say, show=show)
     say("Signing shapes@2, and rolling it out in the same way, while shapes@1 streams.")
-    _publish(stage, _package(2), version=2)
+    _publish(stage, _package(stage, 2), version=2)
     second = _good(stage, "shapes@2", say=say, show=show)
     say(
         "Signing shapes@3. It is bad: its labels file names one class where the network knows more."
     )
     say("The signature is good, so only the camera can tell. The canary tries it first.")
-    _publish(stage, _spoilt(stage.folder / "spoilt"), version=3)
+    _publish(stage, _spoilt(stage), version=3)
     third = _bad(stage, "shapes@3", before="shapes@2", say=say, show=show)
     return (*first, *second, *third)
 
@@ -397,18 +428,25 @@ def _publish(stage: Stage, source: dict[Role, Path], *, version: int) -> None:
     stage.controller.sign_release(status.release, None)
 
 
-def _package(version: int) -> dict[Role, Path]:
+def _package(stage: Stage, version: int) -> dict[Role, Path]:
     """Return the files of the version's package: a graph that examples/shapes built."""
     folders = sorted(path.parent for path in SHAPES.rglob(FILE_NAMES["simulator"]))
     if not folders:
         raise OperatorError(f"expected a {FILE_NAMES['simulator']} below {SHAPES}, found none")
     folder = folders[min(version, len(folders)) - 1]
-    return {role: folder / FILE_NAMES[role] for role in ("simulator", "labels")}
+    files: dict[Role, Path] = {r: folder / FILE_NAMES[r] for r in ("simulator", "labels")}
+    if stage.camera.endswith(TWIN):
+        made = stage.folder / "packages" / folder.name
+        if not made.exists():
+            made.mkdir(parents=True)
+            write_network(made, graph=files["simulator"])
+        files["network"] = made / FILE_NAMES["network"]
+    return files
 
 
-def _spoilt(folder: Path) -> dict[Role, Path]:
+def _spoilt(stage: Stage) -> dict[Role, Path]:
     """Return a package whose labels file has lost all lines but its first."""
-    package = _package(2)
+    package, folder = _package(stage, 2), stage.folder / "spoilt"
     folder.mkdir()
     labels = folder / FILE_NAMES["labels"]
     first, *_ = package["labels"].read_text(encoding="utf-8").splitlines()
@@ -421,23 +459,35 @@ def _open(project: Path, home: Path) -> Controller:
     return Controller.open(project, home=home)
 
 
-def _start_agent(folder: Path, controller: Controller, device: str) -> Agent:
+def _start_agent(stage: Stage, device: str) -> Agent:
+    folder = stage.folder
     card = folder / "cards" / f"{device}.yaml"
     card.parent.mkdir(exist_ok=True)
-    write_card(card, controller.add_device(device))
+    write_card(card, stage.controller.add_device(device))
     log = folder / f"{device}.log"
     state = folder / "devices" / device
     command = [sys.executable, "-m", "agent", "run", "--state", str(state), "--card", str(card)]
+    options, environment = _twin_of(stage) if stage.camera.endswith(TWIN) else ([], {})
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [*_dying_with_us(), *command, "--demo", "--assume-clock", "--heartbeat", HEARTBEAT],
+            [*_dying_with_us(), *command, "--demo", "--assume-clock", "--heartbeat", HEARTBEAT,
+             *options],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
             cwd=folder,
+            env={**os.environ, **environment},
             start_new_session=True,  # Ctrl-C reaches us first; we end them in order.
-        )
+        )  # fmt: skip
     return Agent(device, process, log)
+
+
+def _twin_of(stage: Stage) -> tuple[list[str], dict[str, str]]:
+    """Return what an agent is told when its camera is a twin: options, and variables."""
+    simulation = stage.folder / "twin.yaml"
+    simulation.write_text("twin: true\n", encoding="utf-8")
+    packer = write_packer(stage.folder)
+    return ["--simulate", str(simulation)], {PACKER_VARIABLE: str(packer)}
 
 
 def _dying_with_us() -> list[str]:

@@ -16,7 +16,7 @@ import io
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from agent.camera.arrivals import Arrivals
 from agent.camera.camera import Camera, Captured, FailedError, Pixels
@@ -149,10 +149,10 @@ def _tame(imx500: Any) -> None:  # noqa: ANN401 - A module of modlib.
     imx500.IMX500.show_network_fw_progress_bar = lambda _: None
 
 
-def _open_where_allowed(path: str, *arguments: Any) -> Any:  # noqa: ANN401
+def _open_where_allowed(path: str, mode: str = "r", buffering: int = -1) -> IO[Any]:
     """Open a file as the built-in function does; what debugfs refuses is an empty file."""
     try:
-        return open(path, *arguments)  # noqa: PTH123 - It stands in for that function.
+        return open(path, mode, buffering)  # noqa: PTH123 - It stands in for that function.
     except OSError:
         if not path.startswith(DEBUGFS):
             raise

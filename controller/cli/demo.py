@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from controller.status import FleetStatus, RolloutStatus
 
 DEVICES_MAX = 50  # Each is two processes of this machine.
+CAMERAS = ("simulated", "modlib-twin", "picamera2-twin")  # As in controller/demo.py.
 LINE_SECONDS = 1.0  # One line a camera and second is as fast as people read.
 
 
@@ -31,13 +32,15 @@ LINE_SECONDS = 1.0  # One line a camera and second is as fast as people read.
 @click.option("--once", is_flag=True, help="End by itself; exit 0 only if all went as told.")
 @click.option("--devices", type=click.IntRange(2, DEVICES_MAX), default=3, show_default=True,
               help="How many agents to start.")  # fmt: skip
+@click.option("--camera", type=click.Choice(CAMERAS), default=CAMERAS[0], show_default=True,
+              help="-twin: the real library, on a sensor of software.")  # fmt: skip
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="The broker's port; 0: any.")
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path),
               help="Also write the rollouts' pictures to this SVG file.")  # fmt: skip
 @output_option
 def demo(
-    *, once: bool, devices: int, port: int, picture: Path | None, output: Format
-) -> int:  # fmt: skip
+    *, once: bool, devices: int, camera: str, port: int, picture: Path | None, output: Format
+) -> int:
     """Show it all on this machine: broker, agents, three rollouts, live detections.
 
     Starts a broker and agents with simulated cameras in a temporary folder, rolls out two good
@@ -52,7 +55,10 @@ def demo(
     screen = _Screen(terminal)
     is_as_told = is_interrupted = False
     try:
-        told = set_up(folder, devices=devices, port=port, say=terminal.say, on_frame=stream.show)
+        told = set_up(
+            folder, devices=devices, port=port, say=terminal.say, on_frame=stream.show,
+            camera=camera,
+        )  # fmt: skip
         with told as stage:
             chapters = tell(stage, say=screen.say, show=screen.show)
             screen.finish()

@@ -3,11 +3,10 @@
     python -m agent.camera.twin.packager -i packerOut.zip -o folder -f input_format.json
 
 Sony's blocks hold the network for the sensor. Ours hold the simulator graph, which the zip must
-carry beside Sony's files (``network_for_twin``): the twin runs what was packaged and uploaded.
+carry beside Sony's files (controller/twins.py): the twin runs what was packaged and uploaded.
 """
 
 import argparse
-import io
 import json
 import stat
 import struct
@@ -47,15 +46,6 @@ def main() -> int:
     return 0
 
 
-def network_for_twin(graph: bytes, network: bytes | None = None) -> bytes:
-    """Return a packerOut.zip that a twin can run: with the graph beside what the zip had."""
-    made = io.BytesIO(network or b"")
-    with zipfile.ZipFile(made, "a" if network else "w") as archive:
-        # A fixed date: the same network is the same bytes.
-        archive.writestr(zipfile.ZipInfo(GRAPH_NAME, (1980, 1, 1, 0, 0, 0)), graph)
-    return made.getvalue()
-
-
 def rpk_of(graph: bytes, *, color: str) -> bytes:
     """Return the packaged network of a graph.
 
@@ -73,14 +63,6 @@ def rpk_of(graph: bytes, *, color: str) -> bytes:
     ]  # fmt: skip
     blocks = b"".join(_block(part) for part in parts)
     return blocks + _cpio(INFO_NAME, "".join(f"{line}\n" for line in info).encode())
-
-
-def write_command(folder: Path) -> Path:
-    """Write a program that does as ``imx500-package``, and return its path."""
-    path = folder / COMMAND_NAME
-    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {__spec__.name} "$@"\n')
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
 
 
 def _block(part: bytes) -> bytes:
