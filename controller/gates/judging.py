@@ -33,7 +33,7 @@ from controller.gates.odds import binomial_tail, t_quantile
 from controller.gates.rules import PERMILLE, SURE_TO_PASS, Gates
 
 PRIOR_FREEDOM = 4.0
-PRIOR_SPREAD = {"detections": 0.4, "scores": 0.1}  # Of log(new / old), hour to hour.
+PRIOR_SPREAD = {"detections": 0.3, "scores": 0.1}  # Of log(new / old), hour to hour.
 NETWORK_SHARE = 1e-4  # Of cameras that miss a bound of the network by themselves.
 FRAMES_MIN = 100.0  # Fewer say nothing about a rate.
 DNN_ERROR = 1.025  # The device's histogram has steps of 5 %: its median is off by half of one.
@@ -189,9 +189,9 @@ def kind_of_change(found: Change, allowed: tuple[float, float], level: float) ->
 
 
 def allowed_change(permille: int) -> tuple[float, float]:
-    """Return the logarithms between which a change may lie: 50 % is half to one and a half."""
-    share = permille / PERMILLE
-    return (-inf if share >= 1 else log1p(-share)), log1p(share)
+    """Return the logarithms between which a change may lie: 50 % is half as many, or twice."""
+    reach = inf if permille >= PERMILLE else -log1p(-permille / PERMILLE)
+    return -reach, reach
 
 
 def _judge_change(

@@ -1,7 +1,7 @@
 """When to look at the evidence: a number of times that is fixed before the rollout begins.
 
 Whoever looks at every report, and stops when it looks bad, stops every release in the end. So a
-wave has four looks: three before its end, each when three times as much evidence has come in as at
+wave has three looks: two before its end, each when three times as much evidence has come in as at
 the look before it, and one when its bake is over. Between them a gate says what it said last.
 """
 
@@ -11,7 +11,7 @@ from controller.gates.gathering import Gathered, minutes_of, treated_tracks
 from controller.gates.judging import judge_gates
 from controller.gates.rules import LOOKS_A_WAVE, Gates
 
-FIRST_MINUTES = 1.0
+MINUTES_A_CAMERA = 10.0  # What a camera shows in less is mostly chance.
 GROWTH = 3.0
 
 
@@ -34,8 +34,9 @@ class Moment:
 
 def look(gathered: Gathered, gates: Gates, moment: Moment) -> Gathered:
     """Return the evidence with new verdicts, if this is the time for a look."""
-    minutes = minutes_of(treated_tracks(gathered, moment.left_out).values())
-    least = max(FIRST_MINUTES, GROWTH * gathered.minutes)
+    tracks = treated_tracks(gathered, moment.left_out).values()
+    minutes = minutes_of(tracks)
+    least = max(MINUTES_A_CAMERA * max(len(tracks), 1), GROWTH * gathered.minutes)
     is_early = gathered.looks < LOOKS_A_WAVE - 1 and minutes >= least
     if gathered.is_final or not (moment.is_over or is_early):
         return gathered

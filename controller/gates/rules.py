@@ -8,8 +8,8 @@ Biometrika 70 (1983) 659-663).
 
 from dataclasses import dataclass
 
-LOOKS_A_WAVE = 4  # Three while it bakes, the last at its end.
-SURE_TO_PASS = 0.8  # Four to one: what passes wrongly is judged again in the next wave.
+LOOKS_A_WAVE = 3  # Two while it bakes, the last at its end.
+SURE_TO_PASS = 2 / 3  # Two to one: what passes wrongly is judged again in the next wave.
 PERMILLE = 1000
 
 

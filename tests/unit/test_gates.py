@@ -331,7 +331,7 @@ def test_cameras_that_see_next_to_nothing_say_nothing_about_change() -> None:
     assert "seen enough" in quiet.text
 
 
-def test_a_wave_has_four_looks_however_often_cameras_report() -> None:
+def test_a_wave_has_three_looks_however_often_cameras_report() -> None:
     at, said = fleet([new(seconds=60)], 2), []
     moment = Moment(waves=2, tolerated=0.1, left_out=NOBODY, is_over=False)
     for second in range(60, 3600, 7):
