@@ -285,12 +285,12 @@ class Play:
             change = wave.treated[-1] + effect
             is_bad = self._random.random(change.shape) < share
             failed.append(is_bad if share else (change < low) | (change > high))
-        hawkbit: Bools = np.stack([one.mean(axis=1) > RIVAL_SHARE for one in failed]).any(axis=0)
+        hawkbit = np.stack([one.mean(axis=1) > RIVAL_SHARE for one in failed]).any(axis=0)
         so_far = np.concatenate(failed, axis=1).cumsum(axis=1)
         executed = np.arange(1, so_far.shape[1] + 1)
         is_over = (so_far >= RIVAL_SHARE * executed) & (executed >= AWS_THINGS)
-        aws: Bools = is_over.any(axis=1)
-        return hawkbit, aws
+        aws = is_over.any(axis=1)
+        return np.asarray(hawkbit), np.asarray(aws)
 
 
 @dataclass
