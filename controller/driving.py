@@ -461,15 +461,26 @@ class Driver:
                     self._store.save(record)
                 for intention in asked:
                     self._store.forget(intention)
+                    if intention.verb == "remove":
+                        self._store.forget_device(str(intention.arguments["device"]))
                 said = audit.of_steering(before.records, after.records, looks)
                 audit.note_all(self._store, said)
                 if is_new_plan:
                     self._note_plan(repository, plan_of(after), signer)
             self._repository = repository
+            self._forget_devices(asked)
             for record in changed:
                 logger.info("%s is %s: %s", record.rollout, record.state, record.text or "")
         self._site = after
         self._persist(is_forced=False)
+
+    def _forget_devices(self, asked: Iterable[Intention]) -> None:
+        """Forget those that were removed; what the broker keeps of them, the command clears."""
+        for intention in asked:
+            if intention.verb == "remove":
+                device = str(intention.arguments["device"])
+                self._devices.pop(device, None)
+                self._dirty.discard(device)
 
     def _note_plan(self, repository: Repository, plan: Sequence[Entry], signer: Signer) -> None:
         """Write a plan into the audit log, and let the key that signed it vouch for the log."""

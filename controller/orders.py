@@ -4,19 +4,24 @@ forecast.py    what a rollout would do
 drift.py       what fleet.yaml declares against what is real
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from controller import audit, drift, forecast
-from controller.driving import read_identities, read_repository
+from controller import asking, audit, drift, forecast, labelling
+from controller.devices import Known
+from controller.driving import keep_identity, read_identities, read_repository
+from controller.inventory import identity_of, parse_fleet, selector_of
 from controller.publishing import Held
 from controller.repository import controller_keys
 from controller.steering import obey
 from controller.store import Intention
 from shared.errors import OperatorError
+from shared.files import write_atomically
+from shared.identity import camera_of
 from shared.release import Manifest
 
 if TYPE_CHECKING:
@@ -146,6 +151,115 @@ def start(controller: "Controller", wish: Wish) -> str:
         name=wish.name,
         deny=wish.deny,
     )
+
+
+def devices_of(
+    controller: "Controller", named: Sequence[str], selector: str | None
+) -> tuple[str, ...]:
+    """Return the added devices that were named, or that a selector matches; labels as signed.
+
+    Raises:
+        OperatorError: Nobody is meant, or one is not added.
+    """
+    identities = read_identities(controller.store)
+    for device in named:
+        if device not in identities:
+            raise OperatorError(f"expected a device that was added, got {device!r};"
+                                " see `fleetctl device ls`")  # fmt: skip
+    if selector is None:
+        if not named:
+            raise OperatorError("expected a device, or -l with a selector")
+        return tuple(dict.fromkeys(named))
+    wanted = selector_of(selector)
+    matching = {
+        device
+        for device, identity in identities.items()
+        if any(wanted.matches(camera_of(identity, int(n)).labels) for n in identity.cameras)
+    }
+    found = tuple(d for d in identities if d in matching and (not named or d in named))
+    if not found:
+        raise OperatorError(
+            f"selector {selector!r} matches no device that was added; see `fleetctl device ls`"
+        )
+    return found
+
+
+def label(
+    controller: "Controller", devices: Sequence[str], changes: labelling.Labels
+) -> dict[str, int]:
+    """Change labels in fleet.yaml and sign the identities; return their versions.
+
+    Raises:
+        OperatorError: One of them cannot be changed; then none was.
+    """
+    path = controller.file
+    text = path.read_text(encoding="utf-8")
+    for device in devices:
+        text = labelling.relabelled(text, device, changes, path.name)
+    controller.fleet = parse_fleet(text, path.name)
+    signer = controller.signer("controller")
+    write_atomically(path, text.encode(), mode=path.stat().st_mode & 0o777)
+    store, versions = controller.store, {}
+    with store.transaction():
+        for device, (version, _, _) in store.identities().items():
+            if device not in devices:
+                continue
+            identity = identity_of(
+                controller.fleet.name,
+                controller.fleet.devices[device],
+                version=version + 1,
+                at=datetime.now(UTC),
+            )
+            keep_identity(store, identity, signer)
+            versions[device] = identity.version
+            audit.note(store, "device", device, verb="label", **changes)
+    return versions
+
+
+def unheard(controller: "Controller", versions: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the devices that have not yet reported the identity that was signed for them."""
+    known = controller.store.known(Known)
+    reports = {device: known[device].report for device in versions if device in known}
+    return tuple(
+        device
+        for device, version in versions.items()
+        if (report := reports.get(device)) is None or report.identity_version < version
+    )
+
+
+def ask(
+    controller: "Controller", devices: Sequence[str], verb: str, *, seconds: float, camera: int = 0
+) -> tuple[asking.Answer, ...]:
+    """Ask devices for something, and return their answers."""
+    with asking.Line(controller.fleet.name, controller.address) as line:
+        answers = asking.ask(line, devices, verb, seconds=seconds, camera=camera)
+    with controller.store.transaction():
+        for answer in answers:
+            said = {"status": answer.status, "code": answer.code, "camera": camera}
+            audit.note(controller.store, "device", answer.device, verb=verb, **said)
+    return answers
+
+
+def remove(controller: "Controller", device: str, *, force: bool) -> None:
+    """Wish that a device is forgotten; whoever drives does it.
+
+    Raises:
+        OperatorError: It is not added, or online and not forced.
+    """
+    devices_of(controller, (device,), None)
+    known, _ = controller.heard()
+    if device in known and known[device].is_status_online and not force:
+        raise OperatorError(
+            f"{device} is online: switch it off first, or use --force; it would go on with what it"
+            " runs and be shown as undeclared"
+        )
+    order(controller, "remove", device=device)
+
+
+def clear_device(controller: "Controller", device: str) -> tuple[str, ...]:
+    """Clear what the broker keeps of a device; return what it has not acknowledged."""
+    with asking.Line(controller.fleet.name, controller.address) as line:
+        return asking.clear(line, asking.retained_of(line.topics, device))
 
 
 def verify_audit(controller: "Controller", head: str | None = None) -> audit.Checked:

@@ -81,7 +81,7 @@ Passphrase = Callable[[str], str | None]  # role -> passphrase; None: the key is
 class _Place:
     """Where a fleet lives: what is declared, what is kept, where its broker is."""
 
-    project: Path
+    file: Path
     folder: Path
     fleet: Fleet
     broker_url: str | None
@@ -90,7 +90,7 @@ class _Place:
     def address(self) -> Address:
         """Return where fleetctl connects; a relative ``ca`` is beside fleet.yaml."""
         broker = self.fleet.broker
-        ca = None if broker.ca is None else str(self.project / broker.ca)
+        ca = None if broker.ca is None else str(self.file.parent / broker.ca)
         url = self.broker_url or broker.controller_url or broker.url or EMBEDDED_URL
         path = self.authorities.controller_path
         is_ours = url.startswith("mqtts:") and path.is_file()
@@ -178,6 +178,11 @@ class Controller:
         return self._store
 
     @property
+    def file(self) -> Path:
+        """Return where fleet.yaml is."""
+        return self._place.file
+
+    @property
     def address(self) -> Address:
         """Return where the broker is, and who vouches for it."""
         return self._place.address
@@ -197,7 +202,7 @@ class Controller:
         """Sign a device's identity and return its card; again: the same, with a new certificate."""
         declared = self._declared(device)
         if device not in self._store.identities():
-            signer = self._signer("controller")
+            signer = self.signer("controller")
             now = datetime.now(UTC)
             identity = identity_of(self.fleet.name, declared, version=1, at=now)
             with self._store.transaction():
@@ -391,7 +396,7 @@ class Controller:
             self._store,
             self.fleet,
             self._place.address,
-            signer=lambda: self._signer("controller"),
+            signer=lambda: self.signer("controller"),
             timing=self._timing,
         )
         driver.run(
@@ -439,7 +444,7 @@ class Controller:
     def _declared(self, device: str) -> Device:
         declared = self.fleet.devices.get(device)
         if declared is None:
-            path = self._place.project / FLEET_YAML
+            path = self._place.file
             line = f"  {device}: {{}}" if is_name(device) else "  a name of a-z, 0-9 and '-'"
             raise OperatorError(
                 f"expected a device that {path.name} declares, got {device!r}; "
@@ -447,7 +452,7 @@ class Controller:
             )
         return declared
 
-    def _signer(self, role: KeyRole) -> Signer:
+    def signer(self, role: KeyRole) -> Signer:
         """Open a key; its passphrase is asked for only where it has one."""
         if not needs_passphrase(self._place.keys, role):
             return load_signer(self._place.keys, role, None)
@@ -633,7 +638,7 @@ def _place(project: Path, home: Path | None, broker_url: str | None) -> _Place:
     file = project if project.is_file() else project / FLEET_YAML
     fleet = load_fleet(file)
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return _Place(file.parent, (home or Path(data) / "imxfleet") / fleet.name, fleet, broker_url)
+    return _Place(file, (home or Path(data) / "imxfleet") / fleet.name, fleet, broker_url)
 
 
 def _read_text(path: Path) -> str:

@@ -385,6 +385,13 @@ def _unfreeze(site: Site, intention: Intention) -> Site:
     return replace(site, frozen=None, book=planning.thawed(site.book, site.next_version))
 
 
+def _remove(site: Site, intention: Intention) -> Site:
+    """Forget a device; a revert need not wait for it any more."""
+    device = str(intention.arguments.get("device", ""))
+    cameras = tuple(camera for camera in site.cameras if camera.device != device)
+    return replace(site, cameras=cameras)
+
+
 _VERBS: Mapping[str, Callable[[Site, Intention], Site]] = {
     "start": _start,
     "pause": _pause,
@@ -394,4 +401,5 @@ _VERBS: Mapping[str, Callable[[Site, Intention], Site]] = {
     "abort": _abort,
     "freeze": _freeze,
     "unfreeze": _unfreeze,
+    "remove": _remove,
 }

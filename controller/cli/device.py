@@ -1,12 +1,14 @@
-"""``fleetctl device``: give a device its card, list devices, look at one."""
+"""``fleetctl device``: give a device its card, list devices, look at one, ask it something."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from controller.cli.fleet import opened
+from controller.cli.fleet import matching, opened, selector_option
+from controller.cli.requests import add_requests
 from controller.cli.terminal import Format, Terminal, output_option, passphrase_option
+from controller.cli.watchable import Watching, watch_options
 from shared.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def device() -> None:
-    """Add devices, list them, look at one."""
+    """Add devices, list them, look at one, ask one for something."""
 
 
 @device.command()
@@ -51,17 +53,25 @@ def add(
 
 
 @device.command()
+@selector_option()
+@watch_options
 @output_option
-def ls(output: Format) -> None:
-    """List the devices that are declared or were heard."""
-    with opened() as controller:
-        devices = controller.list_devices()
-    Terminal(output).table(
-        ("device", "state", "runs", "labels", "plan", "notes"),
-        [_row(item) for item in devices],
-        documents=devices,
-        empty="No devices. Declare them in fleet.yaml.",
-    )
+def ls(selector: str | None, output: Format, watching: Watching) -> int:
+    """List the devices that are declared or were heard; with -l: those whose labels match."""
+
+    def show() -> None:
+        with opened() as controller:
+            devices = matching(controller.list_devices(), selector)
+        Terminal(output).table(
+            ("device", "state", "runs", "labels", "plan", "notes"),
+            [_row(item) for item in devices],
+            documents=devices,
+            empty="No devices. Declare them in fleet.yaml." if selector is None else "Nobody.",
+            wide=("identity", "agent", "last heard (UTC)", "cameras"),
+            wide_rows=[_wide(item) for item in devices],
+        )
+
+    return watching.repeat(show)
 
 
 @device.command()
@@ -82,6 +92,15 @@ def _row(status: "DeviceStatus") -> tuple[str, ...]:
         _labels(status),
         str(status.plan_version or "-"),
         "; ".join(status.notes),
+    )
+
+
+def _wide(status: "DeviceStatus") -> tuple[str, ...]:
+    return (
+        f"{status.identity_reported} of {status.identity_version}",
+        status.agent_version or "-",
+        f"{status.last_heard:%Y-%m-%d %H:%M:%S}" if status.last_heard else "never",
+        "; ".join(f"{number}: {_camera(one)}" for number, one in status.cameras.items()),
     )
 
 
@@ -121,3 +140,6 @@ def _runs(camera: "CameraReported | None") -> str:
 
 def _labels(status: "DeviceStatus") -> str:
     return ",".join(f"{key}={value}" for key, value in sorted(status.labels.items()))
+
+
+add_requests(device)

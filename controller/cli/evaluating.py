@@ -64,7 +64,7 @@ def evaluate(
         labels = read_labels((package / "labels.txt").read_bytes())
     document = receipt_document(evaluated.receipt, labels)
     terminal.document({"receipt": document, "milliseconds": evaluated.milliseconds})
-    if output == "table":
+    if terminal.is_table:
         print_receipt(terminal, evaluated.receipt, labels)
         terminal.facts(_facts(evaluated), document=None)
 

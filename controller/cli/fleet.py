@@ -1,7 +1,7 @@
 """Open the fleet of the working directory for one command, and close it again."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -12,6 +12,7 @@ from controller.cli.terminal import PassphraseReader
 
 if TYPE_CHECKING:
     from controller.service import Controller
+    from controller.status import DeviceStatus
 
 _DURATION = re.compile(r"(\d{1,6}(?:\.\d+)?)(s|m|h|d)?")
 _Command = TypeVar("_Command", bound=Callable[..., object])
@@ -41,6 +42,20 @@ def selector_option(*, default: str | None = None) -> Callable[[_Command], _Comm
         "-l", "--selector", default=default, show_default=default is not None,
         help="Which devices, e.g. role=door or site=a,role!=dock.",
     )  # fmt: skip
+
+
+def matching(devices: "Sequence[DeviceStatus]", selector: str | None) -> "tuple[DeviceStatus, ...]":
+    """Return the devices of which a camera's labels, as declared, match the selector."""
+    from controller.inventory import selector_of  # noqa: PLC0415
+
+    if selector is None:
+        return tuple(devices)
+    wanted = selector_of(selector)
+    return tuple(
+        one
+        for one in devices
+        if any(wanted.matches({**one.labels, "camera": str(number)}) for number in one.cameras)
+    )
 
 
 @contextmanager

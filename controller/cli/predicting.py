@@ -106,12 +106,12 @@ def _predict_all(
         document = {"picture": picture.name, **_built(seen)}
         if drawn is not None:
             document["drawn"] = str(drawn)
-        if terminal.format == "json":
+        if terminal.format in {"json", "yaml"}:
             documents.append(document)
         else:
             terminal.document(document)
         terminal.say(f"{number}{of} {picture.name}: {words_of(seen)}, {seen.ms:.0f} ms")
-    if terminal.format == "json":
+    if terminal.format in {"json", "yaml"}:
         terminal.document(documents)
     if out is not None:
         terminal.say(f"Drawn in {out}")

@@ -54,7 +54,7 @@ def show(name_version: str, output: Format) -> None:
         _facts(status, manifest),
         document={"release": status, "manifest": manifest, "receipt": receipt},
     )
-    if output == "table":
+    if terminal.is_table:
         rows = [(f.role, f.name, size_words(f.bytes), f.sha256[:12]) for f in manifest.files]
         terminal.table(("role", "file", "size", "sha256"), rows, documents=(), empty="")
         if found.receipt is not None:

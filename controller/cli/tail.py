@@ -122,6 +122,6 @@ def _frame(topics: Topics, event: Received) -> Frame | None:
 
 
 def _show(terminal: Terminal, frame: Frame) -> None:
-    if terminal.format == "table":
+    if terminal.is_table:
         terminal.say(frame_line(frame.device, frame.camera, frame.detections))
     terminal.document(frame)

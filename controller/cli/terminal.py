@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-Format = Literal["table", "json", "jsonl"]
+Format = Literal["table", "wide", "json", "jsonl", "yaml"]
 FORMATS: tuple[str, ...] = get_args(Format)
 PLAIN_COLUMNS = 200  # Lines in a file are not folded at 80.
 PASSPHRASE_BYTES_MAX = 1_024
@@ -65,16 +65,16 @@ class Terminal:
     @property
     def is_table(self) -> bool:
         """Say whether a person reads the results."""
-        return self.format == "table"
+        return self.format in {"table", "wide"}
 
     @property
     def is_live(self) -> bool:
         """Say whether a picture may move: a person watches, and wants no JSON."""
-        return self.format == "table" and self.results.is_terminal
+        return self.is_table and self.results.is_terminal
 
     def say(self, text: str = "", *, style: str = "") -> None:
         """Print a sentence for people."""
-        where = self.results if self.format == "table" else self.notes
+        where = self.results if self.is_table else self.notes
         where.print(
             text, style=style, markup=False, highlight=False, soft_wrap=not where.is_terminal
         )
@@ -86,12 +86,12 @@ class Terminal:
 
     def show(self, renderable: "RenderableType") -> None:
         """Print a table or picture; nothing in JSON."""
-        if self.format == "table":
+        if self.is_table:
             self.results.print(renderable)
 
     def document(self, document: object) -> None:
-        """Print one document as JSON; nothing in a table's place."""
-        if self.format != "table":
+        """Print one document for programs; nothing in a table's place."""
+        if not self.is_table:
             self._write(document)
 
     def table(
@@ -101,21 +101,26 @@ class Terminal:
         *,
         documents: Sequence[object],
         empty: str,
+        wide: Sequence[str] = (),
+        wide_rows: Sequence[Sequence[str]] = (),
     ) -> None:
-        """Print rows for people, or their documents for programs."""
-        if self.format == "json":
+        """Print rows for people, or their documents for programs; ``wide``: more columns."""
+        if self.format in {"json", "yaml"}:
             self._write(list(documents))
         elif self.format == "jsonl":
             for document in documents:
                 self._write(document)
         elif not rows:
             self.say(empty)
+        elif self.format == "wide" and wide:
+            joined = [(*row, *more) for row, more in zip(rows, wide_rows, strict=True)]
+            self.show(grid((*columns, *wide), joined))
         else:
             self.show(grid(columns, rows))
 
     def facts(self, facts: Mapping[str, str], *, document: object) -> None:
         """Print names and values, or their document."""
-        if self.format == "table":
+        if self.is_table:
             self.show(grid((), [(name, value) for name, value in facts.items()]))
         self.document(document)
 
@@ -145,11 +150,23 @@ class Terminal:
             yield live
 
     def _write(self, document: object) -> None:
+        if self.format == "yaml":
+            sys.stdout.write(_yaml(document))
+            sys.stdout.flush()
+            return
         data = msgspec.json.encode(document)
         if self.format == "json":
             data = msgspec.json.format(data, indent=2)
         sys.stdout.write(data.decode() + "\n")
         sys.stdout.flush()
+
+
+def _yaml(document: object) -> str:
+    """Return the JSON document as YAML: the same names, values and order."""
+    import yaml  # noqa: PLC0415 - only this format needs it.
+
+    plain = msgspec.json.decode(msgspec.json.encode(document))
+    return f"---\n{yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)}"
 
 
 class _PlainSteps:

@@ -37,7 +37,7 @@ class Watcher:
         if self._live is not None:
             rows = max(3, self._terminal.results.height - FRAME_ROWS - len(status.waves))
             self._live.update(picture(status, fleet, rows_max=rows), refresh=True)
-        elif self._terminal.format == "table":
+        elif self._terminal.is_table:
             self._say(status, fleet)
         elif self._terminal.format == "jsonl" and status != self._shown:
             self._terminal.document(status)
@@ -114,7 +114,7 @@ def _ended(status: RolloutStatus, terminal: Terminal) -> int:
         terminal.say(f"  {failed.device}: cause {failed.cause}: {failed.text}")
     if status.state == "paused":
         terminal.say(f"Next: fleetctl rollout resume, promote or abort {status.rollout}")
-    if terminal.format == "json":
+    if terminal.format in {"json", "yaml"}:
         terminal.document(status)
     return exit_of_rollout(status)
 
