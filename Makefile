@@ -8,6 +8,8 @@
 #   make bench  [ARGS="-o json"]              the main job in numbers, 1 to 200 agents (minutes)
 #   make bench-export [ARGS="--sizes 320"]   the exporter beside `yolo export format=imx` (as export; an hour)
 #   make export-matrix [ARGS="--models DIR"] every family, task and size through the exporter (as export; hours)
+#   make deb    [ARGS="--arch arm64"]         the Debian packages of fleet-agent, in dist/
+#   make test-deb                             installs and runs them in a throwaway Debian (as root; minutes)
 #   make check                                lint, format, types, import direction
 #   make export                               installs what `fleetctl model build` needs (torch; Java 17)
 #   make clean                                take .venv and the caches away
@@ -23,7 +25,7 @@ PICAMERA2 := picamera2==0.3.38
 # By exact version, and before everything else: a plain range brings another build.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: help demo test test-twin test-export bench bench-export export-matrix check export clean
+.PHONY: help demo test test-twin test-export bench bench-export export-matrix deb test-deb check export clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -50,6 +52,15 @@ bench-export: .venv/.export
 export-matrix: .venv/.export
 	@$(BIN)/python -m benchmarks.export.matrix $(ARGS)
 
+deb: .venv/.deb
+	@$(BIN)/python packaging/build.py $(ARGS)
+
+# A later version comes along, to be upgraded to. Needs mmdebstrap and systemd-nspawn.
+test-deb: .venv/.dev .venv/.deb
+	@rm -rf build/try
+	@$(BIN)/python packaging/build.py --arch amd64 --out build/try --version 0.1.0 --version 99.0.0
+	@PYTHONPATH=. $(BIN)/python packaging/try_deb.py build/try $(ARGS)
+
 check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -60,7 +71,7 @@ check: .venv/.dev
 export: .venv/.export
 
 clean:
-	rm -rf .venv $(TWIN) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(TWIN) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
@@ -78,6 +89,10 @@ clean:
 	@echo "Installing imxfleet with its tools for development (a minute or two, once)" >&2
 	@$(PIP) install --editable '.[dev]'
 	@touch .venv/.demo $@
+
+.venv/.deb: pyproject.toml | .venv/bin/python
+	@$(PIP) install --editable '.[deb]'
+	@touch $@
 
 $(TWIN)/.twin: pyproject.toml
 	@echo "Installing imxfleet with modlib and picamera2 in $(TWIN) (a minute or two, once)" >&2

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from agent import host
-from agent.config import Options, options_of
+from agent.config import Options, is_on_boot, options_of
 from agent.enroll import claim, enroll
 from agent.journal import JournalFile, from_text
 from agent.service import AGENT_VERSION, Agent, Leaving, OwnEvent
@@ -61,7 +61,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _enroll(arguments: argparse.Namespace) -> int:
-    options = Options(state=arguments.state, card=arguments.file, is_demo=arguments.demo)
+    options = Options(
+        state=arguments.state,
+        card=arguments.file,
+        is_demo=arguments.demo,
+        wipes_card=arguments.wipe_card or is_on_boot(arguments.file),
+    )
     card = enroll(options)
     print(f"{card.device} of {card.fleet}: enrolled in {options.state}")  # noqa: T201
     return 0
@@ -107,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--allow-reboot", action="store_true", help="may reboot this machine")
     enroll_command = commands.add_parser("enroll", help="keep a card, without running")
     _add_state(enroll_command)
+    enroll_command.add_argument("--wipe-card", action="store_true", help="as for run")
     enroll_command.add_argument("file", type=Path)
     for name, text in (("status", "what the journal says"), ("doctor", "what stands in the way")):
         _add_state(commands.add_parser(name, help=text))

@@ -54,7 +54,6 @@ def options_of(arguments: Namespace) -> Options:
         MalformedError: The settings file is none.
     """
     card: Path | None = arguments.card
-    is_on_boot = card is not None and card.resolve().is_relative_to("/boot")
     return Options(
         state=arguments.state,
         card=card,
@@ -64,8 +63,13 @@ def options_of(arguments: Namespace) -> Options:
         heartbeat_seconds=arguments.heartbeat,
         budget_bytes=arguments.disk_budget,
         may_reboot=arguments.allow_reboot,
-        wipes_card=arguments.wipe_card or is_on_boot,
+        wipes_card=arguments.wipe_card or is_on_boot(card),
     )
+
+
+def is_on_boot(card: Path | None) -> bool:
+    """Say whether a card lies where anybody with the SD card in hand could read it."""
+    return card is not None and card.resolve().is_relative_to("/boot")
 
 
 def read_simulations(path: Path) -> dict[int, Simulation]:
