@@ -5,7 +5,7 @@
 #   make test   [ARGS="-k trust"]             the tests
 #   make test-twin                            the tests that need modlib and picamera2 (400 MB, once)
 #   make test-export                          a model trained, built and rolled out for real (as export; minutes)
-#   make bench  [ARGS="-o json"]              the main job in numbers, 1 to 200 agents (minutes)
+#   make bench  [ARGS="-o json"]              decoders beside modlib's, the main job with 1 to 200 agents (minutes)
 #   make bench-export [ARGS="--sizes 320"]   the exporter beside `yolo export format=imx` (as export; an hour)
 #   make export-matrix [ARGS="--models DIR"] every family, task and size through the exporter (as export; hours)
 #   make deb    [ARGS="--arch arm64"]         the Debian packages of fleet-agent, in dist/
@@ -43,7 +43,9 @@ test-twin: $(TWIN)/.twin
 test-export: .venv/.export
 	@$(BIN)/python -m pytest -m export --capture=no tests/export $(ARGS)
 
-bench: .venv/.dev
+# First the decoders beside modlib's, where modlib is installed.
+bench: .venv/.dev $(TWIN)/.twin
+	@$(TWIN)/bin/python -m benchmarks.decode $(ARGS)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 bench-export: .venv/.export

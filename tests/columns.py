@@ -18,10 +18,10 @@ def columns_of(objects: tuple[Object, ...], labels: tuple[str, ...] = ()) -> Col
         rows=np.arange(len(objects)),
         pixels=np.zeros((len(objects), 4)),
         classes=np.array([o.class_ for o in objects], np.intp),
-        scores=np.rint(np.array([o.score for o in objects]) * SCORE_STEPS).astype(np.intp),
-        boxes=np.rint(np.array([o.box for o in objects]).reshape(-1, 4) * BOX_STEPS).astype(
-            np.intp
-        ),
+        numbers=np.rint(
+            np.array([(*o.box, o.score) for o in objects]).reshape(-1, 5)
+            * [*[BOX_STEPS] * 4, SCORE_STEPS]
+        ).astype(np.intp),
         keypoints=np.rint(np.array(points) * steps).astype(np.intp) if points else None,
         masks=masks or None,
     )

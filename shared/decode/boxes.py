@@ -5,6 +5,8 @@ x_max, y_max), scores (300), classes (300). With or without a batch of one. A de
 rows are valid; where the network does not say it, a score of 0 is padding.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +23,8 @@ from shared.decode.results import (
 
 BOX_TENSORS = 3
 SCORE, CLASS = 4, 5  # After the four numbers of a box.
+TINY = np.nextafter(0.0, 1.0)  # A score of 0 is padding.
+WHOLE = np.array([BOX_STEPS] * SCORE + [SCORE_STEPS], np.float64)
 
 Floats = NDArray[np.float64]
 
@@ -54,17 +58,37 @@ def find_objects(
     numbers = numbers if count is None else numbers[: int(count)]
     order = _order(numbers[:, SCORE])
     numbers = numbers if order is None else numbers[order]
-    valid = len(numbers) if count is not None else np.count_nonzero(numbers[:, SCORE] > 0)
-    if _is_out_of_range(numbers[:valid, CLASS], len(labels)):
+    valid = numbers if count is not None else numbers[: _until(numbers[:, SCORE], least=TINY)]
+    classes = valid[:, CLASS].astype(np.intp)
+    if len(classes) and not 0 <= classes.min() <= classes.max() < len(labels):
         return Problem(CLASS_OUT_OF_RANGE)
-    kept = np.count_nonzero(numbers[:valid, SCORE] >= threshold)
+    kept = _until(valid[:, SCORE], least=threshold)
     rows = np.arange(kept) if order is None else order[:kept]
-    return _columns(numbers[:kept], rows=rows, size=size, labels=labels)
+    found = steps(valid[:kept, :CLASS], _scale(size), WHOLE)
+    return Columns(
+        labels=labels,
+        rows=rows,
+        pixels=valid[:kept, :SCORE],
+        classes=classes[:kept],
+        numbers=found,
+    )
 
 
 def _order(scores: Floats) -> Whole | None:
     """Return the rows best first, or None where they are, as the sensor's NMS leaves them."""
     return None if (scores[:-1] >= scores[1:]).all() else np.argsort(-scores, kind="stable")
+
+
+def _until(scores: Floats, *, least: float) -> int:
+    """Return how many scores, best first, are at least so high; mostly it is all of them."""
+    is_all = not len(scores) or bool(scores[-1] >= least)
+    return len(scores) if is_all else int(np.count_nonzero(scores >= least))
+
+
+@lru_cache(maxsize=8)
+def _scale(size: tuple[int, int]) -> Floats:
+    """Return how many steps a pixel is, and a score."""
+    return np.array([*(BOX_STEPS / side for side in (*size, *size)), SCORE_STEPS])
 
 
 def _side_by_side(tensors: Tensors) -> Floats:
@@ -74,21 +98,3 @@ def _side_by_side(tensors: Tensors) -> Floats:
     numbers[:, SCORE] = tensors[1].reshape(-1)
     numbers[:, CLASS] = tensors[2].reshape(-1)
     return numbers
-
-
-def _columns(
-    numbers: Floats, *, rows: Whole, size: tuple[int, int], labels: tuple[str, ...]
-) -> Columns:
-    width, height = size
-    return Columns(
-        labels=labels,
-        rows=rows,
-        pixels=numbers[:, :SCORE],
-        classes=numbers[:, CLASS].astype(np.intp),
-        scores=steps(numbers[:, SCORE], SCORE_STEPS),
-        boxes=steps(numbers[:, :SCORE], BOX_STEPS, whole=(width, height, width, height)),
-    )
-
-
-def _is_out_of_range(classes: Floats, number: int) -> bool:
-    return bool(len(classes)) and not 0 <= classes.min() <= classes.max() < number

@@ -71,8 +71,8 @@ def _fit(points: Tensor, *, rows: int, keypoints: int) -> bool:
 
 def _steps(numbers: NDArray[np.float64], size: tuple[int, int]) -> Whole:
     """Return x, y and score of every keypoint; 1 where the network gives it no score."""
-    whole = np.full((*numbers.shape[:-1], SCORED), SCORE_STEPS, np.intp)
-    whole[..., :PLAIN] = steps(numbers[..., :PLAIN], BOX_STEPS, whole=size)
-    if numbers.shape[-1] == SCORED:
-        whole[..., PLAIN] = steps(numbers[..., PLAIN], SCORE_STEPS)
-    return whole
+    if numbers.shape[-1] == PLAIN:
+        numbers = np.concatenate([numbers, np.ones((*numbers.shape[:-1], 1))], axis=-1)
+    width, height = size
+    scale = np.array([BOX_STEPS / width, BOX_STEPS / height, SCORE_STEPS])
+    return steps(numbers, scale, np.array([BOX_STEPS, BOX_STEPS, SCORE_STEPS]))

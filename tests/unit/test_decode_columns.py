@@ -83,9 +83,10 @@ def test_only_what_no_message_can_carry_goes_without_its_keypoints(room: int) ->
 
 def test_what_is_outside_of_a_whole_goes_to_its_edge_and_the_rest_to_the_next_step() -> None:
     values = np.array([-np.float64(3), 0.0, 0.12344, 0.12346, 1.0, 7.5])
+    whole = np.array(10_000.0)
 
-    assert steps(values, 10_000).tolist() == [0, 0, 1234, 1235, 10_000, 10_000]
-    assert steps(values * 640, 10_000, whole=640).tolist() == steps(values, 10_000).tolist()
+    assert steps(values, whole, whole).tolist() == [0, 0, 1234, 1235, 10_000, 10_000]
+    assert steps(values * 640, whole / 640, whole).tolist() == [0, 0, 1234, 1235, 10_000, 10_000]
 
 
 def read(columns: Columns, room: int) -> tuple[Object, ...]:
