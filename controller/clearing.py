@@ -50,6 +50,20 @@ def needed_releases(site: Site) -> frozenset[str]:
     return frozenset({*planned, *_on_devices(site), *_before_the_last(site)})
 
 
+def prunable(site: Site, declared: Iterable[str]) -> tuple[str, ...]:
+    """Return the listed releases that no entry, device or undo needs, nor fleet.yaml names.
+
+    An undo is possible of every rollout that the plan has, and of the last completed one.
+    """
+    undone = (
+        release
+        for rollout in site.book
+        for release in site.records[rollout.entry.rollout].ran_before
+    )
+    kept = {*needed_releases(site), *undone, *declared}
+    return tuple(release for release in site.listed if release not in kept)
+
+
 def unneeded_since(
     before: UnneededSince, *, planned: Iterable[str], needed: Iterable[str], now: float
 ) -> dict[str, float | None]:

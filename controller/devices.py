@@ -17,6 +17,7 @@ from shared.limits import REPORTED_BYTES
 from shared.messages import CameraReported, Reported, decode, parse_time
 
 _RUN = re.compile(r"(.*)-([0-9]{1,18})")  # Python reads no more than 4,300 digits.
+ALERTS_SHOWN = 20
 INSTALLS_MAX = 8  # Remembered per device; a card that is replaced more often is a test bench.
 
 
@@ -106,6 +107,45 @@ def parse_run(run: str) -> tuple[str, int]:
     """Return install and count of agent starts in ``<install>-<n>``; a malformed run counts 0."""
     match = _RUN.fullmatch(run)
     return (run, 0) if match is None else (match[1], int(match[2]))
+
+
+class RevokedRun:
+    """Who runs a release that was revoked, kept up with every report."""
+
+    def __init__(self, revoked: frozenset[str], devices: Iterable[Known] = ()) -> None:
+        """Look at all devices once."""
+        self._revoked = revoked
+        self._found: dict[str, tuple[str, ...]] = {}
+        for known in devices:
+            self.note(known)
+
+    def note(self, known: Known) -> None:
+        """Look at a device's newest report."""
+        found = revoked_on(known, self._revoked) if self._revoked else ()
+        if found:
+            self._found[known.device] = found
+        else:
+            self._found.pop(known.device, None)
+
+    @property
+    def alerts(self) -> tuple[str, ...]:
+        """Return a sentence for each device, of very many only the first."""
+        words = [
+            f"{device}: {text}" for device in sorted(self._found) for text in self._found[device]
+        ]
+        more = (f"and {len(words) - ALERTS_SHOWN} more",) if len(words) > ALERTS_SHOWN else ()
+        return (*words[:ALERTS_SHOWN], *more)
+
+
+def revoked_on(known: Known, revoked: frozenset[str]) -> tuple[str, ...]:
+    """Return what an operator should know about the revoked releases that a device runs."""
+    cameras = known.report.cameras.items() if known.report else ()
+    return tuple(
+        f"camera {number} runs {camera.release}, which was revoked"
+        + ("" if camera.previous else "; it has nothing to go back to")
+        for number, camera in cameras
+        if camera.release in revoked
+    )
 
 
 def notes_of(known: Known, identity_version: int) -> tuple[str, ...]:

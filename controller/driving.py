@@ -18,7 +18,7 @@ import msgspec
 from securesystemslib.signer import Signer
 
 from controller import audit, clearing, planning
-from controller.devices import Known, disconnected, fold
+from controller.devices import Known, RevokedRun, disconnected, fold
 from controller.inventory import Fleet, identity_of
 from controller.picture import after_the_book, record_status, rollout_message, rollout_status
 from controller.publisher import Publisher, carry_out
@@ -41,7 +41,7 @@ from controller.repository import (
 )
 from controller.rollout import Judged, begin
 from controller.status import DriverStatus, FleetStatus, RolloutStatus
-from controller.steering import Site, obey, plan_of, steer
+from controller.steering import PUBLISHING, Site, obey, plan_of, steer
 from controller.store import Frozen, Intention, LeaseLostError, Record, Store
 from shared.assignment import Entry
 from shared.bus import Bus, BusEvent, Inbox
@@ -191,6 +191,7 @@ class Driver:
         self._note: str | None = None
         self._error: FleetError | None = None
         self._dirty: set[str] = set()  # Devices whose reports are not in the store yet.
+        self._revoked_run = RevokedRun(frozenset())
         self._outcomes: list[audit.Note] = []  # Told by these reports for the first time.
         self._statuses: dict[str, RolloutStatus] = {}
         self._messages: dict[str, tuple[bytes, bytes]] = {}  # Without and with their times.
@@ -320,6 +321,7 @@ class Driver:
             return
         if after != known:
             self._devices[topic.device] = after
+            self._revoked_run.note(after)
             self._outcomes += audit.of_report(known, after)
             self._dirty.add(topic.device)
             self._help(after)
@@ -393,6 +395,7 @@ class Driver:
         self._repository = read_repository(self._store)
         site = read_site(self._store, self._fleet, self._repository)
         self._devices = {**disconnected(site.devices), **self._devices}
+        self._revoked_run = RevokedRun(self._store.revoked(), self._devices.values())
         records = {**site.records, **ours}  # Ours are newer: their clocks are not written yet.
         self._site = replace(site, devices=self._devices, records=records)
 
@@ -445,24 +448,17 @@ class Driver:
         asked = tuple(intentions)
         changed = [r for n, r in after.records.items() if _matters(before.records.get(n), r)]
         is_old = self._repository.expires - after.now < timedelta(days=RESIGN_DAYS)
-        is_new_plan = plan_of(after) != plan_of(before) or is_old
+        is_wanted = is_old or any(one.verb in PUBLISHING for one in asked)
+        is_new_plan = is_wanted or plan_of(after) != plan_of(before)
         if is_new_plan or after.book != before.book or asked or changed:
             with self._store.transaction(self.holder):
+                if any(one.verb == "revoke" for one in self._store.intentions()[len(asked) :]):
+                    return  # It must be in the same plan as its list: at the next look.
                 # Read within the transaction: another process may just have signed a release.
                 repository = read_repository(self._store)
                 if is_new_plan:
-                    repository = sign_plan(repository, plan_of(after), signer, after.now)
-                    self._store.put("repository", repository.to_dict())
-                    self._clearing = clearing.noted(self._clearing, after, time())
-                    self._store.put("at_broker", self._clearing.since)
-                self._store.put("book", after.book)
-                self._store.keep_frozen(after.frozen)
-                for record in after.records.values() if is_new_plan else changed:
-                    self._store.save(record)
-                for intention in asked:
-                    self._store.forget(intention)
-                    if intention.verb == "remove":
-                        self._store.forget_device(str(intention.arguments["device"]))
+                    repository = self._sign(repository, after, signer)
+                self._keep(after, after.records.values() if is_new_plan else changed, asked)
                 said = audit.of_steering(before.records, after.records, looks)
                 audit.note_all(self._store, said)
                 if is_new_plan:
@@ -473,6 +469,25 @@ class Driver:
                 logger.info("%s is %s: %s", record.rollout, record.state, record.text or "")
         self._site = after
         self._persist(is_forced=False)
+
+    def _sign(self, repository: Repository, site: Site, signer: Signer) -> Repository:
+        """Sign the plan, and keep it; within a transaction."""
+        signed = sign_plan(repository, plan_of(site), signer, site.now)
+        self._store.put("repository", signed.to_dict())
+        self._clearing = clearing.noted(self._clearing, site, time())
+        self._store.put("at_broker", self._clearing.since)
+        return signed
+
+    def _keep(self, site: Site, records: Iterable[Record], asked: Iterable[Intention]) -> None:
+        """Keep what was decided, and take off the list what was asked for; in a transaction."""
+        self._store.put("book", site.book)
+        self._store.keep_frozen(site.frozen)
+        for record in records:
+            self._store.save(record)
+        for intention in asked:
+            self._store.forget(intention)
+            if intention.verb == "remove":
+                self._store.forget_device(str(intention.arguments["device"]))
 
     def _forget_devices(self, asked: Iterable[Intention]) -> None:
         """Forget those that were removed; what the broker keeps of them, the command clears."""
@@ -683,7 +698,7 @@ class Driver:
             is_plan_echoed=self._publisher.version_echoed == self._repository.version,
             driver=DriverStatus(self.holder, is_us=True, not_driven_since=None),
             rollouts=tuple(newest),
-            alerts=tuple(self._alerts),
+            alerts=(*self._alerts, *self._revoked_run.alerts),
             note=self._note,
             frozen=_frozen_words(self._site.frozen),
         )

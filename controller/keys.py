@@ -8,6 +8,7 @@ message, and a key never leaves this module but as a signer.
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import CryptoSigner
 
 from shared.errors import LimitError, OperatorError, StorageError, UnsignedError
-from shared.files import read_bounded, write_atomically
+from shared.files import read_bounded, sync_folder, write_atomically
 from shared.topics import checked_name
 
 KeyRole = Literal["root", "release", "controller"]
@@ -33,6 +34,9 @@ ROOTS_MAX = 9  # People who can be asked to bring a key.
 PASSPHRASE_BYTES_MAX = 1_000  # cryptography takes 1,023.
 # PKCS#8 stretches it by 2,048 rounds only, and cryptography has no setting: length must do.
 PASSPHRASE_CHARACTERS_MIN = 12
+
+
+_NEXT = "controller-next.pem"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,51 @@ def load_signer(
     if path.stat().st_mode & 0o007:
         raise UnsignedError(f"everybody may read the {label}; chmod 600 it, or make new keys")
     return _open(data, passphrase, label)
+
+
+def write_next_controller(folder: Path, signer: CryptoSigner, passphrase: str | None) -> str:
+    """Write a new controller key beside the old one; return the SHA-256 of its file.
+
+    The caller commits that hash with the root that knows the key; ``settle_next`` then does the
+    rest, also after a power cut in between.
+    """
+    data = _pem(signer, _encryption(passphrase))
+    write_atomically(folder / _NEXT, data, mode=0o600)
+    return sha256(data).hexdigest()
+
+
+def has_next(folder: Path) -> bool:
+    """Say whether a rotation of the controller key has begun and not ended."""
+    return (folder / _NEXT).exists()
+
+
+def settle_next(folder: Path, committed: str | None) -> None:
+    """End a rotation: the new controller key takes the old one's place, or goes if nobody has it.
+
+    Args:
+        folder: Where the keys are.
+        committed: The SHA-256 of the file of the key that the newest root knows, if it was rotated.
+    """
+    path = folder / _NEXT
+    data = read_bounded(path, KEY_FILE_BYTES)
+    if data is None:
+        return
+    try:
+        if sha256(data).hexdigest() == committed:
+            path.replace(folder / _name("controller", 1))
+        else:
+            path.unlink()
+        sync_folder(folder)
+    except OSError as error:
+        raise StorageError(f"could not end the rotation in {folder}: {error.strerror}") from error
+
+
+def files_of(folder: Path) -> dict[str, bool]:
+    """Return the key files that are here, and whether each asks for a passphrase."""
+    return {
+        path.name: b"ENCRYPTED" in (read_bounded(path, KEY_FILE_BYTES) or b"")
+        for path in sorted(folder.glob("*.pem"))
+    }
 
 
 def needs_passphrase(folder: Path, role: KeyRole, *, number: int = 1) -> bool:

@@ -15,6 +15,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import Key, Signer
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.serialization import DeserializationError
 
 from controller.keys import Keys
 from shared.assignment import Entry
@@ -110,6 +111,11 @@ class Repository:
     def signed_targets(self) -> Targets:
         """Return the newest targets, pending or not."""
         return parse_file(Targets, self.files[_newest_targets(self.files)].encode())
+
+    @property
+    def newest_targets(self) -> str:
+        """Return the text of the newest targets, pending or not."""
+        return self.files[_newest_targets(self.files)]
 
     @property
     def snapshot_name(self) -> str:
@@ -226,6 +232,38 @@ def delist_release(
     return replace(without, retired={**repository.retired, release: listed[release]})
 
 
+def take_targets(repository: Repository, text: str) -> Repository:
+    """Return the repository with a list of releases that was signed on another machine.
+
+    An older list, or the same, changes nothing.
+
+    Raises:
+        UnsignedError: Our root does not vouch for it.
+        OperatorError: It does not have all that ours has: both machines signed something.
+    """
+    try:
+        metadata = Metadata[Targets].from_bytes(text.encode())
+        repository.signed_root.verify_delegate(
+            Targets.type, metadata.signed_bytes, metadata.signatures
+        )
+    except (RepositoryError, DeserializationError) as error:
+        raise UnsignedError(
+            f"its list of releases is not signed by this fleet's release key ({error})"
+        ) from error
+    theirs, ours = listed_in(metadata.signed), repository.listed
+    newest = repository.signed_targets.version
+    if metadata.signed.version <= newest and theirs.items() <= ours.items():
+        return repository
+    missing = sorted(name for name in ours if theirs.get(name) != ours[name])
+    if missing or metadata.signed.version <= newest:
+        what = ", ".join(missing[:3]) or "a newer list"
+        raise OperatorError(
+            f"its list of releases was signed without {what}, which is signed here: bring a release"
+            " of here to the machine with the key, and sign there again"
+        )
+    return _with_targets_text(repository, metadata.signed.version, text)
+
+
 def sign_plan(
     repository: Repository, entries: Sequence[Entry], controller_signer: Signer, now: datetime
 ) -> Repository:
@@ -326,13 +364,17 @@ def _with_targets(
     targets.version += 1
     targets.expires = _days(now, TARGETS_DAYS)
     text = _sign(targets, (release_signer,), repository.signed_root)
+    return _with_targets_text(repository, targets.version, text)
+
+
+def _with_targets_text(repository: Repository, version: int, text: str) -> Repository:
     published = repository.published_name
     kept = {
         name: kept_text
         for name, kept_text in repository.files.items()
         if not name.endswith(".targets.json") or name == published
     }
-    return replace(repository, files={**kept, f"{targets.version}.targets.json": text})
+    return replace(repository, files={**kept, f"{version}.targets.json": text})
 
 
 def _with_plan(

@@ -22,7 +22,7 @@ from securesystemslib.signer import Signer
 
 from controller import audit, strategies
 from controller.authority import Authorities, Authority, AuthorityName, Issued, issue_device
-from controller.devices import Known, disconnected, notes_of
+from controller.devices import Known, disconnected, notes_of, revoked_on
 from controller.driving import (
     Address,
     Driver,
@@ -45,9 +45,16 @@ from controller.inventory import (
     pins_outside,
     selector_of,
 )
-from controller.keys import KeyRole, create_keys, load_signer, needs_passphrase
+from controller.keys import (
+    KeyRole,
+    create_keys,
+    has_next,
+    load_signer,
+    needs_passphrase,
+    settle_next,
+)
 from controller.listening import listen
-from controller.repository import add_release, create, repository_from_dict
+from controller.repository import Repository, add_release, create, repository_from_dict
 from controller.status import (
     DeviceStatus,
     DriverStatus,
@@ -176,6 +183,11 @@ class Controller:
     def store(self) -> Store:
         """Return the store, for the verbs that live in modules of their own."""
         return self._store
+
+    @property
+    def keys(self) -> Path:
+        """Return the folder of the keys."""
+        return self._place.keys
 
     @property
     def file(self) -> Path:
@@ -454,6 +466,9 @@ class Controller:
 
     def signer(self, role: KeyRole) -> Signer:
         """Open a key; its passphrase is asked for only where it has one."""
+        if has_next(self._place.keys):  # A rotation under way holds the transaction till its end.
+            with self._store.transaction():
+                settle_next(self._place.keys, self._store.get("controller_key", str))
         if not needs_passphrase(self._place.keys, role):
             return load_signer(self._place.keys, role, None)
         return load_signer(self._place.keys, role, self._secret(role))
@@ -471,26 +486,31 @@ class Controller:
 
     def _statuses(self, rows: Iterable[ReleaseRow]) -> tuple[ReleaseStatus, ...]:
         """Return how releases look; what the whole fleet runs is read once for all of them."""
-        listed = read_repository(self._store).listed
+        repository, revoked = read_repository(self._store), self._store.revoked()
         reports = (known.report for known in self._store.known(Known).values())
         cameras = (c for report in reports if report is not None for c in report.cameras.values())
         running = Counter(camera.release for camera in cameras)
-        return tuple(self._release_status(row, listed, running) for row in rows)
+        return tuple(self._release_status(row, repository, revoked, running) for row in rows)
 
     def _release_status(
-        self, row: ReleaseRow, listed: Mapping[str, str], running: Mapping[str | None, int]
+        self,
+        row: ReleaseRow,
+        repository: Repository,
+        revoked: frozenset[str],
+        running: Mapping[str | None, int],
     ) -> ReleaseStatus:
         release, digest, _, imported_at = row
         manifest = msgspec.json.decode(self._store.blob(digest), type=Manifest)
         return ReleaseStatus(
             release=release,
             task=manifest.task,
-            is_signed=listed.get(release) == digest,
+            is_signed=repository.listed.get(release) == digest,
             manifest_sha256=digest,
             files=len(manifest.files),
             bytes=sum(file.bytes for file in manifest.files),
             imported_at=imported_at,
             running_on=running.get(release, 0),
+            state=_release_state(release, digest, repository, revoked),
         )
 
     def strategy(self, name: str | None) -> Strategy:
@@ -520,6 +540,11 @@ class Controller:
         refuse_unsupported(strategy)
         digest = self._manifest_sha256(release)
         site = self.site()
+        if release in read_repository(self._store).retired:
+            raise UnsignedError(
+                f"{release} was revoked or pruned, and is never signed again: build the same model"
+                " under a higher version"
+            )
         if site.listed.get(release) != digest:
             raise UnsignedError(f"{release} is not signed: `fleetctl release sign {release}`")
         self._check_selector(site, selector, strategy)
@@ -603,7 +628,7 @@ class Controller:
         declared = self.fleet.devices.get(name)
         numbers = sorted(declared.cameras) if declared else sorted(map(int, known_numbers(known)))
         version = 0 if identity is None else identity.version
-        notes = notes_of(known, version)
+        notes = (*notes_of(known, version), *revoked_on(known, self._store.revoked()))
         return DeviceStatus(
             device=name,
             state=_state(known, declared, identity),
@@ -617,6 +642,16 @@ class Controller:
             notes=notes if is_live else (*notes, "the broker cannot be reached; this is old"),
             reported=report,
         )
+
+
+def _release_state(
+    release: str, digest: str, repository: Repository, revoked: frozenset[str]
+) -> str:
+    if release in revoked:
+        return "revoked"
+    if release in repository.retired:
+        return "pruned"
+    return "signed" if repository.listed.get(release) == digest else "unsigned"
 
 
 def known_numbers(known: Known) -> tuple[str, ...]:

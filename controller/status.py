@@ -131,6 +131,7 @@ class ReleaseStatus:
     bytes: int
     imported_at: datetime
     running_on: int  # Cameras that report it.
+    state: str = ""  # signed, unsigned, revoked, pruned.
 
 
 @dataclass(frozen=True, slots=True)

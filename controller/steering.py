@@ -385,6 +385,25 @@ def _unfreeze(site: Site, intention: Intention) -> Site:
     return replace(site, frozen=None, book=planning.thawed(site.book, site.next_version))
 
 
+def _revoke(site: Site, intention: Intention) -> Site:
+    """Take a release back from everybody who runs it, or may yet."""
+    release = str(intention.arguments.get("release", ""))
+    if site.frozen is not None:
+        raise OperatorError(f"{site.frozen}; nobody could leave {release} before `unfreeze`")
+    live = {one.entry.rollout for one in site.book if one.state in planning.LIVE}
+    site = replace(site, book=planning.revoke(site.book, release, site.next_version))
+    for name, record in site.records.items():
+        if record.release == release and name in live:
+            told = replace(record, reason="revoked", text=f"{release} was revoked")
+            site = _with_record(site, _following(told, State.REVERTING, site.now))
+    return site
+
+
+def _publish(site: Site, intention: Intention) -> Site:
+    del intention  # What was signed since the last plan goes out with the next: now.
+    return site
+
+
 def _remove(site: Site, intention: Intention) -> Site:
     """Forget a device; a revert need not wait for it any more."""
     device = str(intention.arguments.get("device", ""))
@@ -402,4 +421,7 @@ _VERBS: Mapping[str, Callable[[Site, Intention], Site]] = {
     "freeze": _freeze,
     "unfreeze": _unfreeze,
     "remove": _remove,
+    "revoke": _revoke,
+    "publish": _publish,
 }
+PUBLISHING = frozenset({"revoke", "publish"})  # These need a plan, whether it differs or not.

@@ -231,6 +231,10 @@ class Store:
         """Keep who has frozen the fleet."""
         self.put("frozen", () if frozen is None else (frozen,))
 
+    def revoked(self) -> frozenset[str]:
+        """Return the releases that were revoked."""
+        return self.get("revoked", frozenset[str]) or frozenset()
+
     # Releases.
 
     def add_release(self, manifest: Manifest, files: Mapping[str, bytes], now: float) -> None:

@@ -142,7 +142,7 @@ class Puppet:
             floor = 0 if self._identity is None else self._identity.version
             self._identity = judge_identity(
                 event.payload,
-                trusted_root=root,
+                trusted_root=root if self._bundle is None else self._bundle.root,
                 fleet=self.card.fleet,
                 device=self.card.device,
                 floor=floor,

@@ -33,8 +33,8 @@ NOUNS = {
     "init": Noun("init", "init", "Make keys and store for the fleet of ./fleet.yaml."),
     "broker": Noun("broker", "broker", "Run the embedded MQTT broker."),
     "model": Noun("model", "model", "Turn a YOLO model into a release."),
-    "release": Noun("release", "release", "List, show, sign and verify releases."),
-    "device": Noun("device", "device", "Add devices, list them, look at one."),
+    "release": Noun("release", "release", "List, show, sign, carry, revoke, prune releases."),
+    "device": Noun("device", "device", "Add, list, label, restart, ask, remove devices."),
     "rollout": Noun("rollout", "rollout", "Bring a release to devices; watch, pause, undo it."),
     "plan": Noun("planning", "plan", "Say what a rollout, or `apply`, would do."),
     "diff": Noun("planning", "diff", "Compare what fleet.yaml declares with what is real."),
@@ -42,6 +42,7 @@ NOUNS = {
     "freeze": Noun("freezing", "freeze", "Let no device change anything, whatever runs."),
     "unfreeze": Noun("freezing", "unfreeze", "Let devices change again."),
     "tail": Noun("tail", "tail", "Print what the cameras see, live."),
+    "keys": Noun("keys", "keys", "Who may sign what; a new controller key."),
     "audit": Noun("auditing", "audit", "Who ordered what, and what came of it."),
     "doctor": Noun("doctor", "doctor", "Check this machine, the broker and the fleet."),
 }

@@ -59,11 +59,17 @@ def matching(devices: "Sequence[DeviceStatus]", selector: str | None) -> "tuple[
 
 
 @contextmanager
-def opened(passphrase_fd: int | None = None, *, file: Path | None = None) -> Iterator["Controller"]:
+def opened(
+    passphrase_fd: int | None = None,
+    *,
+    file: Path | None = None,
+    reader: PassphraseReader | None = None,
+) -> Iterator["Controller"]:
     """Give the fleet of ./fleet.yaml, or of another file."""
     from controller.service import Controller  # noqa: PLC0415 - --help needs no TUF.
 
-    controller = Controller.open(file or Path.cwd(), passphrase=PassphraseReader(passphrase_fd))
+    passphrase = reader or PassphraseReader(passphrase_fd)
+    controller = Controller.open(file or Path.cwd(), passphrase=passphrase)
     try:
         yield controller
     finally:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from controller.cli.accuracy import print_receipt, receipt_document
+from controller.cli.ends import add_ends
 from controller.cli.fleet import opened, passphrase_for
 from controller.cli.terminal import Format, Terminal, output_option, passphrase_option
 
@@ -20,7 +21,7 @@ KIB = 1024
 
 @click.group()
 def release() -> None:
-    """List, show, sign and verify releases."""
+    """List, show, sign and verify releases; carry, revoke and prune them."""
 
 
 @release.command()
@@ -30,7 +31,7 @@ def ls(output: Format) -> None:
     with opened() as controller:
         releases = controller.list_releases()
     rows = [
-        (item.release, item.task, "signed" if item.is_signed else "unsigned",
+        (item.release, item.task, item.state,
          size_words(item.bytes), str(item.running_on), f"{item.imported_at:%Y-%m-%d %H:%M}")
         for item in releases
     ]  # fmt: skip
@@ -111,6 +112,9 @@ def verify(name_version: str, output: Format) -> None:
     terminal.document(status)
 
 
+add_ends(release)
+
+
 def _described(controller: "Controller", name_version: str) -> "Described":
     from controller.differences import Described  # noqa: PLC0415 - for --help
     from controller.export.receipt import read_receipt  # noqa: PLC0415
@@ -162,7 +166,7 @@ def _facts(status: "ReleaseStatus", manifest: "Manifest") -> dict[str, str]:
         "network": manifest.network_name,
         "sensor memory": size_words(manifest.memory_bytes) if manifest.memory_bytes else "unknown",
         "size": f"{status.files} files, {size_words(status.bytes)}",
-        "signature": "signed" if status.is_signed else "unsigned",
+        "signature": status.state,
         "manifest": status.manifest_sha256,
         "runs on": f"{status.running_on} cameras",
     }

@@ -1,4 +1,5 @@
 """What is asked of devices: labels and removal with puppets, requests with real agents."""
+# ruff: noqa: F811 - a fixture of another file is a parameter here
 
 import json
 import re
@@ -23,7 +24,7 @@ pytestmark = on_nats
 OWN_LINES = "\n  ".join(f"cam-{n}: {{labels: {{role: door}}}}  # number {n}" for n in range(1, 5))
 
 
-def with_own_lines(bed: Bed) -> None:  # noqa: F811
+def with_own_lines(bed: Bed) -> None:
     path = bed.project / "fleet.yaml"
     path.write_text(path.read_text().replace("cam-[1:4]: {labels: {role: door}}", OWN_LINES))
     bed.controller.close()
@@ -37,14 +38,14 @@ def eventually(is_so: Callable[[], bool]) -> None:
         sleep(0.1)
 
 
-def runs_of(site: Site, device: str) -> int:  # noqa: F811
+def runs_of(site: Site, device: str) -> int:
     """Return how often the agent was started, as it reports it."""
     reported = site.controller.show_device(device).reported
     assert reported is not None
     return parse_run(reported.run)[1]
 
 
-def test_a_label_changes_the_file_the_identity_and_whom_a_plan_takes(bed: Bed) -> None:  # noqa: F811
+def test_a_label_changes_the_file_the_identity_and_whom_a_plan_takes(bed: Bed) -> None:
     with_own_lines(bed)
     bed.join("cam-1", "cam-2")
     bed.roll_out(1)
@@ -64,7 +65,7 @@ def test_a_label_changes_the_file_the_identity_and_whom_a_plan_takes(bed: Bed) -
         orders.label(bed.controller, ["cam-2"], {"nothing": None})
 
 
-def test_the_command_labels_by_selector_and_says_whom_it_did_not_reach(bed: Bed) -> None:  # noqa: F811
+def test_the_command_labels_by_selector_and_says_whom_it_did_not_reach(bed: Bed) -> None:
     with_own_lines(bed)
     bed.join("cam-1", "cam-2")
     bed.roll_out(1)
@@ -88,7 +89,7 @@ def test_the_command_labels_by_selector_and_says_whom_it_did_not_reach(bed: Bed)
     assert "matches no device" in nobody.stderr
 
 
-def test_a_removed_device_leaves_nothing_at_the_broker(bed: Bed, make_client: MakeClient) -> None:  # noqa: F811
+def test_a_removed_device_leaves_nothing_at_the_broker(bed: Bed, make_client: MakeClient) -> None:
     bed.join("cam-1", "cam-2")
     bed.roll_out(1)
     refused = fleetctl(bed, "device", "rm", "cam-2", "--yes", "--timeout", "20s")
@@ -117,7 +118,7 @@ def test_a_removed_device_leaves_nothing_at_the_broker(bed: Bed, make_client: Ma
     assert not any("/cam-2/" in topic for topic in heard)
 
 
-def test_agents_answer_what_they_are_asked(site: Site) -> None:  # noqa: F811
+def test_agents_answer_what_they_are_asked(site: Site) -> None:
     site.drive(site.start(site.release(1)))
     before = runs_of(site, "cam-2")
 

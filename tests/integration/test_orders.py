@@ -1,4 +1,5 @@
 """What a person asks of the whole fleet, on a real store, a real broker and obedient puppets."""
+# ruff: noqa: F811 - a fixture of another file is a parameter here
 
 import os
 import sqlite3
@@ -28,7 +29,7 @@ rollouts:
 """
 
 
-def declare(bed: Bed, version: int) -> None:  # noqa: F811
+def declare(bed: Bed, version: int) -> None:
     """Write what `apply` shall start, and read it as another fleetctl does."""
     path = bed.project / "fleet.yaml"
     path.write_text(path.read_text().split("rollouts:")[0] + DECLARED % version)
@@ -36,7 +37,7 @@ def declare(bed: Bed, version: int) -> None:  # noqa: F811
     bed.controller = bed.again()
 
 
-def fleetctl(bed: Bed, *arguments: str) -> subprocess.CompletedProcess[str]:  # noqa: F811
+def fleetctl(bed: Bed, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run fleetctl as a process of its own, on the bed's store and broker."""
     data = bed.project / "data"
     data.mkdir(exist_ok=True)
@@ -54,7 +55,7 @@ def fleetctl(bed: Bed, *arguments: str) -> subprocess.CompletedProcess[str]:  # 
     )  # fmt: skip
 
 
-def test_plan_says_who_would_change_and_changes_nothing(bed: Bed) -> None:  # noqa: F811
+def test_plan_says_who_would_change_and_changes_nothing(bed: Bed) -> None:
     bed.join(*DEVICES)
     bed.roll_out(1)
     bed.puppets["cam-4"].stop()
@@ -77,7 +78,7 @@ def test_plan_says_who_would_change_and_changes_nothing(bed: Bed) -> None:  # no
     assert [record.rollout for record in bed.controller.history()] == ["r-1"]
 
 
-def test_plan_of_what_runs_already_changes_nobody(bed: Bed) -> None:  # noqa: F811
+def test_plan_of_what_runs_already_changes_nobody(bed: Bed) -> None:
     bed.join(*DEVICES)
     bed.roll_out(1)
 
@@ -88,7 +89,7 @@ def test_plan_of_what_runs_already_changes_nobody(bed: Bed) -> None:  # noqa: F8
     assert found.broker_bytes == 0
 
 
-def test_plan_tells_a_release_that_a_gate_has_stopped(bed: Bed) -> None:  # noqa: F811
+def test_plan_tells_a_release_that_a_gate_has_stopped(bed: Bed) -> None:
     bed.join(*DEVICES, faults=Faults(bad=frozenset({"shapes@2"})))
     bed.roll_out(1)
     bed.roll_out(2)
@@ -99,7 +100,7 @@ def test_plan_tells_a_release_that_a_gate_has_stopped(bed: Bed) -> None:  # noqa
     assert "shapes@2 was stopped by a gate before: r-2" in [risk.text for risk in found.risks]
 
 
-def test_what_would_be_refused_is_refused_when_it_is_planned(bed: Bed) -> None:  # noqa: F811
+def test_what_would_be_refused_is_refused_when_it_is_planned(bed: Bed) -> None:
     bed.join(*DEVICES)
     release = bed.release(1)
     manifest, files = make_release("shapes", 2)
@@ -119,7 +120,7 @@ def test_what_would_be_refused_is_refused_when_it_is_planned(bed: Bed) -> None: 
     assert orders.plan(bed.controller, [Wish(release, "role=door", "all", over=True)])
 
 
-def test_apply_starts_what_is_declared_once_and_never_what_was_stopped(bed: Bed) -> None:  # noqa: F811
+def test_apply_starts_what_is_declared_once_and_never_what_was_stopped(bed: Bed) -> None:
     bed.join(*DEVICES, faults=Faults(bad=frozenset({"shapes@2"})))
     bed.release(1)
     bed.release(2)
@@ -138,7 +139,7 @@ def test_apply_starts_what_is_declared_once_and_never_what_was_stopped(bed: Bed)
     assert [(one.kind, one.about) for one in orders.diff(bed.controller)] == [("stopped", "doors")]
 
 
-def test_apply_starts_nothing_where_one_of_it_would_be_refused(bed: Bed) -> None:  # noqa: F811
+def test_apply_starts_nothing_where_one_of_it_would_be_refused(bed: Bed) -> None:
     bed.join(*DEVICES)
     bed.release(1)
     declare(bed, 1)
@@ -155,7 +156,7 @@ def test_apply_starts_nothing_where_one_of_it_would_be_refused(bed: Bed) -> None
     assert bed.controller.history() == ()
 
 
-def test_diff_shows_both_ways(bed: Bed) -> None:  # noqa: F811
+def test_diff_shows_both_ways(bed: Bed) -> None:
     bed.join("cam-1", "cam-2")
     bed.roll_out(1)
     bed.release(2)
@@ -182,7 +183,7 @@ def test_diff_shows_both_ways(bed: Bed) -> None:  # noqa: F811
     assert (identity.declared, identity.real) == ("labels role=gate,site=lab", "role=door,site=lab")
 
 
-def test_the_commands_end_with_their_exit_codes(bed: Bed) -> None:  # noqa: F811
+def test_the_commands_end_with_their_exit_codes(bed: Bed) -> None:
     bed.join(*DEVICES)
     bed.release(1)
     declare(bed, 1)
@@ -204,7 +205,7 @@ def test_the_commands_end_with_their_exit_codes(bed: Bed) -> None:  # noqa: F811
     assert bed.running == {"shapes@1"}
 
 
-def test_in_a_frozen_fleet_nobody_changes_and_rollouts_go_on_afterwards(bed: Bed) -> None:  # noqa: F811
+def test_in_a_frozen_fleet_nobody_changes_and_rollouts_go_on_afterwards(bed: Bed) -> None:
     bed.join(*DEVICES)
     bed.roll_out(1)
     orders.freeze(bed.controller, "fair")
@@ -228,7 +229,7 @@ def test_in_a_frozen_fleet_nobody_changes_and_rollouts_go_on_afterwards(bed: Bed
         orders.unfreeze(bed.controller)
 
 
-def test_an_abort_in_a_frozen_fleet_reverts_nobody_until_it_thaws(bed: Bed) -> None:  # noqa: F811
+def test_an_abort_in_a_frozen_fleet_reverts_nobody_until_it_thaws(bed: Bed) -> None:
     bed.join(*DEVICES)
     bed.roll_out(1)
     name = bed.controller.start_rollout(bed.release(2), selector="role=door", strategy="lasting")
@@ -246,7 +247,7 @@ def test_an_abort_in_a_frozen_fleet_reverts_nobody_until_it_thaws(bed: Bed) -> N
     assert bed.running == {"shapes@1"}
 
 
-def test_the_audit_log_tells_the_whole_story_and_finds_what_was_edited(bed: Bed) -> None:  # noqa: F811
+def test_the_audit_log_tells_the_whole_story_and_finds_what_was_edited(bed: Bed) -> None:
     bed.join(*DEVICES, faults=Faults(bad=frozenset({"shapes@2"})))
     bed.roll_out(1)
     bed.roll_out(2)
@@ -284,7 +285,7 @@ def test_the_audit_log_tells_the_whole_story_and_finds_what_was_edited(bed: Bed)
     assert "entry 3 is missing" in ended.stderr
 
 
-def _have_read_and_rest(bed: Bed) -> Callable[[FleetStatus], bool]:  # noqa: F811
+def _have_read_and_rest(bed: Bed) -> Callable[[FleetStatus], bool]:
     """Return what says that each device has reported the newest plan three times, at rest."""
     first: dict[str, int] = {}
 
