@@ -9,7 +9,7 @@ site's power cut the broker still holds ``online`` for devices that are dead.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from shared.errors import MalformedError
