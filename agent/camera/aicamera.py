@@ -18,11 +18,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from agent.camera.arrivals import Arrivals
-from agent.camera.camera import Camera, Captured, FailedError, Pixels
+from agent.camera.arrivals import OUTPUT_KEY, Arrivals
+from agent.camera.camera import Camera, Captured, FailedError, Pixels, read_file
+from agent.camera.rpk import check_rpk
 from agent.camera.upload import watched
 from agent.camera.wire import Job
 from shared.decode.results import Tensors
+from shared.errors import MalformedError
 from shared.release import Manifest
 
 SENSOR_MODEL = "imx500"
@@ -66,6 +68,8 @@ def ai_camera(job: Job, manifest: Manifest, stopping: threading.Event) -> Camera
 
         def _parse_request(self, req: Request) -> None:
             arrivals.take(req.metadata)
+            if OUTPUT_KEY in req.metadata:
+                self.dps.update()  # modlib compares it with the rate of requests, and warns.
 
     class Packaged(Model):  # type: ignore[misc]
         """The release as modlib wants it; decoding is ours."""
@@ -114,14 +118,19 @@ class _AiCamera:
 
 
 def packaged(job: Job, manifest: Manifest) -> Path:
-    """Return the packaged network of a job.
+    """Return the packaged network of a job, which the kernel would take unseen.
 
     Raises:
-        FailedError: It has none.
+        FailedError: It has none, or one that is not for this release.
     """
-    if job.rpk is None or not Path(job.rpk).is_file():
+    if job.rpk is None:
         raise FailedError("release", f"{manifest.release}: expected a packaged network, got none")
-    return Path(job.rpk)
+    path = Path(job.rpk)
+    try:
+        check_rpk(read_file(path), manifest)
+    except MalformedError as error:
+        raise FailedError("release", f"{path.name}: {error.text}") from error
+    return path
 
 
 def nth_sensor(wanted: int, models: list[object]) -> int:
@@ -138,9 +147,14 @@ def nth_sensor(wanted: int, models: list[object]) -> int:
 
 
 def failed(error: Exception, *, code: str) -> FailedError:
-    """Return a library's error as it goes to the parent; EBUSY keeps its own code."""
-    text = f"{type(error).__name__}: {error}"[:TEXT_CHARACTERS]
-    return FailedError("busy" if BUSY_TEXT in str(error) else code, text)
+    """Return a library's error as it goes to the parent; EBUSY keeps its own code.
+
+    picamera2 says in its own words that something failed, and leaves the reason to the cause.
+    """
+    words, cause = f"{type(error).__name__}: {error}", error.__cause__
+    while cause is not None:
+        words, cause = f"{words} ({cause})", cause.__cause__
+    return FailedError("busy" if BUSY_TEXT in words else code, words[:TEXT_CHARACTERS])
 
 
 def _tame(imx500: Any) -> None:  # noqa: ANN401 - A module of modlib.

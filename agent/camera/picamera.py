@@ -51,7 +51,6 @@ def pi_camera(job: Job, manifest: Manifest, stopping: threading.Event) -> Camera
 
     def start(arrivals: Arrivals, report: Callable[[int], None]) -> Any:  # noqa: ANN401
         sensor = Sensor(str(rpk), camera_id=cameras[number]["Id"])
-        _check_color(sensor.config, manifest)
         camera = Picamera2(number)
         camera.pre_callback = lambda request: arrivals.take(request.get_metadata())
         rate = {"FrameRate": round(job.frame_rate)}
@@ -86,13 +85,6 @@ class _PiCamera:
     def stop(self) -> None:
         if self._held is not None:
             self._held[0].close()
-
-
-def _check_color(configuration: Any, manifest: Manifest) -> None:  # noqa: ANN401
-    """Refuse a package of another colour order, as modlib does; picamera2 would take it."""
-    color = configuration["input_tensor"].get("input_format")
-    if color != manifest.input.color:
-        raise ValueError(f"expected a package for {manifest.input.color}, got one for {color}")
 
 
 def _read(name: str) -> str:

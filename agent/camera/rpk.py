@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 
 from shared.errors import MalformedError
+from shared.release import Manifest
 
 MAGIC, FOOTER = b"9464", b"3695"
 HEADER_BYTES, FOOTER_BYTES = 60, 4
@@ -49,6 +50,20 @@ def read_rpk(data: bytes) -> PackagedNetwork:
         )
     except (KeyError, ValueError) as error:
         raise MalformedError(f"expected its input in {INFO_NAME}, got {error}") from error
+
+
+def check_rpk(data: bytes, manifest: Manifest) -> None:
+    """See that a packaged network is one for this release.
+
+    Raises:
+        MalformedError: It is cut off, no packaged network, or takes other pictures.
+    """
+    packaged, wanted = read_rpk(data), manifest.input
+    has = f"{packaged.width}x{packaged.height} {packaged.color}"
+    if has != f"{wanted.width}x{wanted.height} {wanted.color}":
+        raise MalformedError(
+            f"expected a network for {wanted.width}x{wanted.height} {wanted.color}, got {has}"
+        )
 
 
 def _skip_blocks(data: bytes) -> int:

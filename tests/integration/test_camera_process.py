@@ -23,6 +23,7 @@ from agent.camera.wire import (
     FrameSeen,
     FromCamera,
     Job,
+    Kind,
     Message,
     Simulation,
     Streaming,
@@ -31,6 +32,7 @@ from agent.camera.wire import (
 )
 from agent.health import UNKNOWN, Gate, State, Verdict, expected_of
 from shared.release import Manifest, Output
+from tests.cameras import SIMULATED, TWINS, on_kind
 from tests.tinygraph import NETWORK_NAME, job_of, stage, tiny
 
 MessageType = TypeVar("MessageType", bound=Message)
@@ -68,6 +70,7 @@ class Cameras:
     """Starts children and ends them all with the test."""
 
     folder: Path
+    kind: Kind
     started: list[CameraProcess] = field(default_factory=list)
 
     def start(
@@ -77,15 +80,16 @@ class Cameras:
 
     def start_job(self, job: Job) -> tuple[CameraProcess, Box]:
         box = Box()
-        camera = CameraProcess(job, box, len(self.started))
+        camera = CameraProcess(on_kind(job, self.kind), box, len(self.started))
         self.started.append(camera)
         camera.start()
         return camera, box
 
 
-@pytest.fixture
-def cameras(tmp_path: Path) -> Iterator[Cameras]:
-    cameras = Cameras(tmp_path)
+@pytest.fixture(params=[SIMULATED, *(pytest.param(k, marks=pytest.mark.twin) for k in TWINS)])
+def cameras(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cameras]:
+    """Every kind of camera: simulated, and the real libraries on a twin of the sensor."""
+    cameras = Cameras(tmp_path, request.param)
     yield cameras
     for camera in cameras.started:
         camera.kill()
@@ -163,6 +167,8 @@ def ended(box: Box) -> CameraExited:
         (faulty("wrong_shapes"), "wrong_shapes"),
         (faulty("not_finite"), "bad_values"),
         (faulty("class_out_of_range"), "bad_values"),
+        (faulty("too_many"), "bad_values"),
+        (faulty("stale_output"), "stalled"),
         (faulty("low_rate", value=500), "low_valid_rate"),
         (faulty("slow_dnn", value=2), "slow_dnn"),
     ],
@@ -234,7 +240,7 @@ def test_a_stalled_stream_sends_no_frame_but_stops_when_asked(
 
 def test_a_hung_child_is_killed(cameras: Cameras, tmp_path: Path) -> None:
     manifest = stage(tmp_path, tiny().graph())
-    camera, box = cameras.start(manifest, faulty("hang", after_seconds=0.1))
+    camera, box = cameras.start(manifest, faulty("hang", after_seconds=1.0))
     box.until(FrameSeen)
     pid = camera.pid
     assert pid is not None
@@ -363,17 +369,18 @@ def test_a_release_that_cannot_be_read_fails_with_a_reason(
     assert ended(box).returncode == 1
 
 
-def test_a_real_camera_that_is_not_there_says_so(cameras: Cameras, tmp_path: Path) -> None:
-    manifest = stage(tmp_path, tiny().graph())
-    (tmp_path / "network.rpk").write_bytes(b"rpk")
-    job = job_of(tmp_path, manifest)
-    real = msgspec.structs.replace(job, kind="modlib", rpk=str(tmp_path / "network.rpk"))
-    _, box = cameras.start_job(real)
+@pytest.mark.parametrize("kind", TWINS)
+def test_a_real_camera_that_is_not_there_says_so(kind: Kind, tmp_path: Path) -> None:
+    job = on_kind(job_of(tmp_path, stage(tmp_path, tiny().graph())), kind)
+    box = Box()
+    camera = CameraProcess(msgspec.structs.replace(job, simulation=Simulation()), box, 1)
+    camera.start()
 
     failed = box.next()
 
     assert isinstance(failed, CameraFailed)
     assert failed.code in {"unavailable", "missing"}
+    camera.stop()
 
 
 def test_a_folder_of_images_is_a_scene(cameras: Cameras, tmp_path: Path) -> None:
