@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.camera.packer import NoPackerError, package
+from agent.camera.rpk import check_rpk
 from agent.camera.wire import Kind
 from agent.health import refusal
 from agent.slots import DamagedError, Slots
@@ -31,7 +32,7 @@ from agent.steps import (
 from shared import blocks
 from shared.assignment import Slot
 from shared.blocks import Fetching
-from shared.errors import CameraError, FleetError, RefusedError, StorageError
+from shared.errors import CameraError, FleetError, MalformedError, RefusedError, StorageError
 from shared.limits import BLOCK_BYTES, MISSING_BLOCKS_REPORTED_MAX
 from shared.messages import Progress
 from shared.release import Manifest
@@ -256,10 +257,22 @@ class Preparation:
             labels = slots.labels(manifest, manifest_sha256=digest)
         except RefusedError as error:  # Signed as it is: no thief's work, a bad release.
             return (self._rejected(Cause.RELEASE, "labels", error.text),)
+        try:
+            self._check_ready_rpk(manifest)
+        except MalformedError as error:
+            return (self._rejected(Cause.RELEASE, "package", error.text),)
         verdict = refusal(manifest, kind=self.kind, labels=len(labels))
         if verdict is not None:
             return (self._rejected(Cause.RELEASE, verdict.code, verdict.text),)
         return (*self._noticed(None), Verified(digest))
+
+    def _check_ready_rpk(self, manifest: Manifest) -> None:
+        """See that a package that came with the release is one for it."""
+        file = manifest.file("rpk")
+        if file is None or file not in manifest.files_for(self.kind):
+            return
+        path = self._around.slots.files_of(self.slot.manifest_sha256) / file.name
+        check_rpk(path.read_bytes(), manifest)
 
     def _stage(self) -> tuple[Event, ...]:
         manifest, digest = self._manifest(), self.slot.manifest_sha256
@@ -274,7 +287,10 @@ class Preparation:
             error: FleetError | None = None
             try:
                 rpk = self._around.pack(source, making, color=manifest.input.color)
+                check_rpk(rpk.read_bytes(), manifest)
                 slots.keep_staged(rpk, manifest)
+            except MalformedError as failure:
+                error = CameraError(f"what the packer made: {failure.text}")
             except CameraError as failure:
                 error = failure
             except OSError as failure:

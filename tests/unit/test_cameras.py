@@ -10,6 +10,7 @@ import pytest
 from agent import journal as durable
 from agent import slots as store
 from agent.camera.packer import NoPackerError
+from agent.camera.twin.packager import rpk_of
 from agent.camera.wire import Job, Kind
 from agent.cameras import PERSIST_AGAIN_SECONDS, CameraShell, Device, Inbox, Running
 from agent.health import Expected, Gate
@@ -23,7 +24,7 @@ from shared.assignment import Action, Camera, Entry, Probe, Slot, parse_selector
 from shared.blocks import split_file
 from shared.release import Role, encode_manifest
 from shared.topics import Topics
-from tests.tinygraph import LABELS, manifest_of
+from tests.tinygraph import LABELS, manifest_of, tiny
 
 SLOT = Slot("tiny@1", "a" * 64, frozenset())
 EXPECTED = Expected("n1", (), frame_rate=16, probe_seconds=1, valid_rate_permille=900)
@@ -169,7 +170,8 @@ class Pi(Quiet):
             raise NoPackerError("apt install imx500-tools")
         folder.mkdir()
         rpk = folder / "network.rpk"
-        rpk.write_bytes(color.encode() + network.read_bytes())
+        assert network.is_file()
+        rpk.write_bytes(rpk_of(tiny().graph(), color=color))
         return rpk
 
     def child(self, job: Job, _inbox: Inbox, _token: int) -> Quiet:

@@ -10,15 +10,16 @@ import pytest
 
 from agent.camera import packer
 from agent.camera.packer import NoPackerError
+from agent.camera.twin.packager import rpk_of
 from agent.preparing import RETRY_SECONDS_MIN, Aim, Pack, Packaged, Preparation, Surroundings
 from agent.slots import RESERVE_BYTES, Slots
 from agent.steps import Cause, Obstructed, Rejected, Staged, WaitingFor
 from shared.assignment import Slot
 from shared.blocks import split_file
 from shared.errors import CameraError
-from shared.release import File, Manifest, encode_manifest
+from shared.release import File, Manifest, Role, encode_manifest
 from shared.topics import Topics
-from tests.tinygraph import manifest_of
+from tests.tinygraph import LABELS, manifest_of, tiny
 
 WAIT_SECONDS_MAX = 60.0
 
@@ -44,19 +45,25 @@ class Device:
         )
         self.manifest, self.slot = self.release(1)
 
-    def release(self, version: int) -> tuple[Manifest, Slot]:
-        data = b"%d" % version * 10_000
-        (block,) = split_file(data)
-        digest = sha256(data).hexdigest()
-        file = File(
-            role="network", name="packerOut.zip", bytes=len(data), sha256=digest,
-            blocks=(block.sha256,),
-        )  # fmt: skip
-        manifest = msgspec.structs.replace(manifest_of({}, version=version), files=(file,))
+    def release(self, version: int, *, rpk: bytes = b"") -> tuple[Manifest, Slot]:
+        files: dict[str, tuple[Role, bytes]] = {
+            "packerOut.zip": ("network", b"%d" % version * 10_000),
+            "labels.txt": ("labels", "\n".join(LABELS).encode()),
+            "network.rpk": ("rpk", rpk),
+        }
+        made = []
+        for name, (role, data) in files.items():
+            if data:
+                (block,) = split_file(data)
+                self.slots.store(block.sha256, block.data)
+                digest, blocks = sha256(data).hexdigest(), (block.sha256,)
+                made.append(
+                    File(role=role, name=name, bytes=len(data), sha256=digest, blocks=blocks)
+                )
+        manifest = msgspec.structs.replace(manifest_of({}, version=version), files=tuple(made))
         text = encode_manifest(manifest)
         name = sha256(text).hexdigest()
-        for known, content in ((name, text), (block.sha256, data)):
-            self.slots.store(known, content)
+        self.slots.store(name, text)
         self.slots.assemble(manifest, manifest_sha256=name, kind="modlib")
         return manifest, Slot(manifest.release, name, frozenset())
 
@@ -67,7 +74,8 @@ class Device:
 def packs(network: Path, folder: Path, *, color: str) -> Path:
     folder.mkdir()
     rpk = folder / "network.rpk"
-    rpk.write_bytes(color.encode() + network.read_bytes())
+    assert network.is_file()
+    rpk.write_bytes(rpk_of(tiny().graph(), color=color))
     return rpk
 
 
@@ -142,13 +150,17 @@ def test_a_packer_that_cannot_be_run_is_waited_for_and_not_the_releases_fault(
     assert "imx500-tools" in event.text
     monkeypatch.setattr(packer, "PACK_SECONDS", WAIT_SECONDS_MAX)
     program.unlink(missing_ok=True)
-    script(program, 'echo made > "$4/network.rpk"')
+    (tmp_path / "made.rpk").write_bytes(rpk_of(tiny().graph(), color="RGB"))
+    script(program, f'cp {tmp_path}/made.rpk "$4/network.rpk"')
     assert camera.ticked(RETRY_SECONDS_MIN) == ()
     done = device.done.get(timeout=WAIT_SECONDS_MAX)
     assert camera.packaged(done, RETRY_SECONDS_MIN) == (Staged(device.slot.manifest_sha256),)
 
 
-@pytest.mark.parametrize("text", ["echo not a network; exit 1", "exit 255", "exit 0"])
+@pytest.mark.parametrize(
+    "text",
+    ["echo not a network; exit 1", "exit 255", "exit 0", 'head -c 99 /dev/zero > "$4/network.rpk"'],
+)
 def test_a_packer_that_will_not_have_a_network_is_the_releases_fault(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,3 +237,19 @@ def test_a_manifest_that_the_disk_does_not_give_back_is_the_surroundings(
     events = device.camera(0).begin(aim, 0.0)
 
     assert events == (Obstructed(device.slot.manifest_sha256, WaitingFor.DISK),)
+
+
+@pytest.mark.parametrize("color", ["RGB", "BGR", "cut"])
+def test_a_package_that_comes_with_a_release_is_looked_at_before_it_is_kept(
+    color: str, tmp_path: Path
+) -> None:
+    rpk = rpk_of(tiny().graph(), color="RGB" if color == "cut" else color)
+    device = Device(tmp_path, packs)
+    _, slot = device.release(2, rpk=rpk[:-700] if color == "cut" else rpk)
+
+    events = device.camera(0, slot).begin(Aim.VERIFY, 0.0)
+
+    rejected = [event for event in events if isinstance(event, Rejected)]
+    assert [(one.cause, one.code) for one in rejected] == (
+        [] if color == "RGB" else [(Cause.RELEASE, "package")]
+    )
