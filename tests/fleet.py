@@ -74,7 +74,12 @@ class Release:
 
 
 def make_release(
-    version: int = 1, *, padding: int = 0, runs_as: str | None = None, **changes: object
+    version: int = 1,
+    *,
+    padding: int = 0,
+    runs_as: str | None = None,
+    sees: int | None = None,
+    **changes: object,
 ) -> Release:
     """Return a release whose network is named after its version.
 
@@ -82,10 +87,13 @@ def make_release(
         version: Of the release.
         padding: Bytes that make the graph larger, in metadata that nobody reads.
         runs_as: The name that the network itself bears, where it is not the manifest's.
+        sees: Of its four boxes, only so many; None: all.
         changes: Other fields of the manifest.
     """
     name = f"n{version:013}"
     graph = tiny(network_name=runs_as or name)
+    if sees is not None:
+        graph.scores[:, sees:] = 0
     if padding:
         graph.metadata["padding"] = os.urandom(padding // 2).hex()
     files: dict[str, tuple[Role, bytes]] = {

@@ -22,6 +22,7 @@ from shared.messages import Evidence, EvidencePair
 EPOCH_SECONDS = 900.0  # Cameras of a wave switch within minutes; an hour is what is compared.
 EPOCHS_MAX = 16  # In one wave; whoever comes later joins the last one.
 CONTROLS_MAX = 200  # In one epoch: more make nothing surer.
+FRAMES_MIN = 100.0  # Fewer say nothing about a rate.
 FRAMES_SPARE = 1000.0  # Seconds are reported in whole numbers.
 SECONDS_MAX = 10 * 366 * 86_400
 DNN_MS_MAX = 1_300.0  # The device's histogram ends at 1.2 s.
@@ -295,8 +296,9 @@ def change(measure: str, before: Counts, after: Counts) -> float | None:
 
 
 def is_heard(gathered: Gathered) -> bool:
-    """Say whether every camera that an epoch compares with has reported since it began."""
-    return all(
+    """Say whether all that a wave is judged by have reported since it began, and enough."""
+    new = [track for track in gathered.tracks.values() if track.epoch is not None]
+    return all(track.total.frames >= FRAMES_MIN for track in new) and all(
         track.total.seconds > mark.total.seconds
         for epoch in gathered.epochs
         for camera, mark in epoch.marks.items()

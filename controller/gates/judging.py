@@ -22,6 +22,7 @@ from math import exp, inf, log, log1p, sqrt
 from statistics import fmean, median
 
 from controller.gates.gathering import (
+    FRAMES_MIN,
     GateVerdict,
     Gathered,
     Stratum,
@@ -35,11 +36,11 @@ from controller.gates.rules import PERMILLE, SURE_TO_PASS, Gates
 PRIOR_FREEDOM = 4.0
 PRIOR_SPREAD = {"detections": 0.3, "scores": 0.1}  # Of log(new / old), hour to hour.
 NETWORK_SHARE = 1e-4  # Of cameras that miss a bound of the network by themselves.
-FRAMES_MIN = 100.0  # Fewer say nothing about a rate.
 DNN_ERROR = 1.025  # The device's histogram has steps of 5 %: its median is off by half of one.
 GROUP_MIN = 5  # A smaller group has no edge to pull values to.
 EDGE = 4 * 1.4826  # Median absolute deviations; 1.4826 of them are one standard deviation.
 CAMERAS_SAID_MAX = 1000
+ALMOST_ALL = -98.0  # Percent.
 _WORDS = {"detections": "detections a frame", "scores": "mean score"}
 
 
@@ -92,23 +93,23 @@ def _bounds(
     """Yield the verdicts of the gates that each camera keeps or misses."""
     rates = [t.total.valid / t.total.frames for t in tracks if t.total.frames >= FRAMES_MIN]
     least = gates.valid_rate_permille / PERMILLE
-    words = f"valid outputs below {_percent(least)}"
+    words = f"with valid outputs below {_percent(least)}"
     own = _Rule("valid_rate", words, level, tolerated, tolerated)
     yield own.judge(rates, sum(rate < least for rate in rates), _percent(_middle(rates)))
     if gates.dnn_ms is not None:
         times = [t.dnn_ms for t in tracks if t.dnn_ms is not None]
-        rule = _Rule("dnn_ms", f"dnn_ms above {gates.dnn_ms}", level, NETWORK_SHARE, tolerated)
+        rule = _Rule("dnn_ms", f"above {gates.dnn_ms} ms", level, NETWORK_SHARE, tolerated)
         missed = sum(time > gates.dnn_ms * DNN_ERROR for time in times)
         yield rule.judge(times, missed, f"{_middle(times):.1f} ms")
     if gates.golden_permille is not None:
         found = [t.golden_permille / PERMILLE for t in tracks if t.golden_permille is not None]
         least = gates.golden_permille / PERMILLE
-        words = f"golden objects found below {_percent(least)}"
+        words = f"found less than {_percent(least)} of the golden objects"
         rule = _Rule("golden", words, level, NETWORK_SHARE, tolerated, absent="no golden set ran")
         yield rule.judge(found, sum(one < least for one in found), _percent(_middle(found)))
     if gates.restarts is not None:
         restarts = [t.total.restarts for t in tracks]
-        words = f"more than {gates.restarts} restarts of the stream"
+        words = f"restarted the stream more than {gates.restarts} times"
         rule = _Rule("restarts", words, level, tolerated, tolerated)
         missed = sum(one > gates.restarts for one in restarts)
         yield rule.judge(restarts, missed, f"{_middle(restarts):g}")
@@ -144,7 +145,7 @@ class _Rule:
             kind, end = "pass", f"at most {_percent(self.tolerated)} may" if missed else ""
         else:
             kind, end = "undecided", "too few cameras to blame the release"
-        said = f"{self.missed} on {missed} of {_cameras(cameras)} (in the middle {middle})"
+        said = f"{missed} of {_cameras(cameras)} {self.missed} (median {middle})"
         text = f"{said}; {end}" if end else said
         return GateVerdict(self.name, kind, text, cameras=cameras, value=kept)
 
@@ -205,8 +206,9 @@ def _judge_change(
     kind = kind_of_change(change, allowed, level)
     quantile = t_quantile(level if kind == "fail" else 1 - SURE_TO_PASS, change.freedom)
     low, high = change.value - quantile * change.error, change.value + quantile * change.error
-    text = f"{words} {_signed(change.value)}, {_surely(kind, low, high, allowed, level)}"
-    text += f"; {_signed(allowed[0])} to {_signed(allowed[1])} allowed"
+    text = f"{words} {_signed(change.value)} ({_surely(kind, low, high, allowed, level)})"
+    ends = f"{_signed(allowed[0])} to {_signed(allowed[1])}" if allowed[1] < inf else "any change"
+    text += f"; {ends} allowed"
     text += f"; {_cameras(change.cameras)} against {change.controls} that changed nothing"
     if kind == "undecided":
         text += _how_many(change, allowed)
@@ -234,11 +236,9 @@ def _nothing_to_compare(
 
 def _surely(kind: str, low: float, high: float, allowed: tuple[float, float], level: float) -> str:
     if kind != "fail":
-        return f"{_signed(low)} to {_signed(high)} at {SURE_TO_PASS * 100:.0f} %"
-    sure = f"at {100 * (1 - level):.4g} %"
-    return (
-        f"{_signed(high)} or less {sure}" if high < allowed[0] else f"{_signed(low)} or more {sure}"
-    )
+        return f"{_signed(low)} to {_signed(high)}, each end {100 * SURE_TO_PASS:.0f} % sure"
+    end = f"{_signed(high)} or lower" if high < allowed[0] else f"{_signed(low)} or higher"
+    return f"{end}, {100 * (1 - level):.4g} % sure"
 
 
 def _how_many(change: Change, allowed: tuple[float, float]) -> str:
@@ -246,14 +246,14 @@ def _how_many(change: Change, allowed: tuple[float, float]) -> str:
     margin = min(change.value - allowed[0], allowed[1] - change.value)
     if margin <= 0:
         return "; outside, but not surely"
-    rest = (margin / (t_quantile(1 - SURE_TO_PASS, change.freedom) * change.spread)) ** 2
-    rest -= 1 / max(change.controls, 1)
-    needed = 1 / rest if rest > 1 / CAMERAS_SAID_MAX else inf
-    if needed > CAMERAS_SAID_MAX:
-        return "; inside, but not surely: too few cameras that changed nothing"
-    return (
-        f"; inside, but not surely: about {max(needed, change.cameras + 1):.0f} cameras would tell"
-    )
+    reach = (margin / (t_quantile(1 - SURE_TO_PASS, change.freedom) * change.spread)) ** 2
+    if reach < 1 / CAMERAS_SAID_MAX:
+        return "; inside, but too close to the limit to be sure"
+    rest = reach - 1 / max(change.controls, 1)
+    if rest < 1 / CAMERAS_SAID_MAX:
+        return "; inside, but not surely: more cameras that changed nothing would tell"
+    needed = max(1 / rest, change.cameras + 1.0)
+    return f"; inside, but not surely: about {needed:.0f} cameras would tell"
 
 
 def _tamed(values: Sequence[float], prior_spread: float) -> list[float]:
@@ -274,7 +274,9 @@ def _share(logarithm: float) -> float:
 
 
 def _signed(logarithm: float) -> str:
-    return f"{100 * (exp(min(logarithm, log(1e6))) - 1) + 0.0:+.0f} %"
+    """Return a change in percent; the last ones before all is gone in more detail."""
+    percent = 100 * (exp(min(logarithm, log(1e6))) - 1) + 0.0
+    return f"{percent:+.2f} %" if percent < ALMOST_ALL else f"{percent:+.0f} %"
 
 
 def _percent(share: float) -> str:

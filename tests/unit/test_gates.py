@@ -153,7 +153,7 @@ def test_half_as_many_detections_on_one_camera_of_three_is_no_answer_but_on_ten_
     assert few.kind == "undecided"
     assert many.kind == "fail"
     assert many.value == pytest.approx(-0.5, abs=0.05)
-    assert "or less at" in many.text
+    assert "or lower, 99.9" in many.text
 
 
 def test_what_happens_to_everybody_at_that_time_of_day_is_not_the_release_s() -> None:
@@ -377,3 +377,21 @@ def test_a_change_of_a_hundred_percent_allows_everything_to_vanish() -> None:
     assert found is not None
     assert kind_of_change(found, allowed_change(1000), 0.001) == "pass"
     assert estimate([Stratum((1.0,), ()), Stratum((), (1.0,))], 0.4) is None
+
+
+@pytest.mark.parametrize(
+    ("per_frame", "cameras", "controls", "words"),
+    [
+        (0.35, 1, 20, "outside, but not surely"),
+        (0.5005, 1, 20, "inside, but too close to the limit to be sure"),
+        (0.51, 1, 2, "inside, but not surely: more cameras that changed nothing would tell"),
+        (0.52, 1, 20, "inside, but not surely: about 2 cameras would tell"),
+    ],
+)
+def test_an_undecided_change_says_what_would_tell(
+    per_frame: float, cameras: int, controls: int, words: str
+) -> None:
+    found = judged(fleet([new(per_frame)] * cameras, controls, noise=0.01))["detections_change"]
+
+    assert found.kind == "undecided"
+    assert words in found.text
