@@ -124,6 +124,7 @@ def of_steering(
             if kind is not VerdictKind.UNDECIDED:
                 wave = max(len(old.course.reaches), 1)
                 evidence = msgspec.to_builtins(judged.verdict)
+                evidence["gates"] = msgspec.to_builtins(judged.course.gathered.verdicts)
                 counts = count_states(judged.standings.values())
                 yield "verdict", name, {"wave": wave, "devices": counts, **evidence}
         if is_moved:

@@ -757,7 +757,8 @@ def _matters(before: Record | None, after: Record) -> bool:
     if before is None:
         return True
     old, new = before.course, after.course
-    same = (old.attempt, old.reaches, old.verdicts, old.treated) == (
+    looked = old.gathered.verdicts == new.gathered.verdicts  # A look is made once.
+    same = looked and (old.attempt, old.reaches, old.verdicts, old.treated) == (
         new.attempt, new.reaches, new.verdicts, new.treated,
     )  # fmt: skip
     return not same or replace(before, course=new) != after
