@@ -44,7 +44,7 @@ from agent.steps import (
     Started,
     WaitingFor,
 )
-from agent.telemetry import Published, Stream, Telemetry, lost, show
+from agent.telemetry import NOTHING, Published, Stream, Telemetry, flush, lost, show
 from agent.telemetry import started as stream_started
 from agent.watch import Rung, Watch
 from shared import evidence, messages
@@ -255,6 +255,7 @@ class CameraShell:
             self._start(slot, now, is_recovery=is_recovery)
         for preparation in self._preparations():
             self._answer(preparation, preparation.ticked(now), now)
+        self._send(*flush(self.telemetry, now))
         self._tick_repair(now)
         self._judge(now)
         self._survive(now)
@@ -565,9 +566,11 @@ class CameraShell:
         self._publish(frame, now)
 
     def _publish(self, frame: FrameSeen, now: float) -> None:
-        self.telemetry, published = show(self.telemetry, frame, now)
-        if published != Published() and not self._device.publish(self.number, published):
-            self.telemetry = lost(self.telemetry)
+        self._send(*show(self.telemetry, frame, now))
+
+    def _send(self, telemetry: Telemetry, published: Published) -> None:
+        is_lost = published != NOTHING and not self._device.publish(self.number, published)
+        self.telemetry = lost(telemetry, published) if is_lost else telemetry
 
     def _judge(self, now: float) -> None:
         running = self.running

@@ -530,7 +530,10 @@ class Agent:
                 wanted = override.threshold_permille
                 threshold = threshold if wanted is None else wanted
             shell.telemetry = telemetry.set_limits(
-                shell.telemetry, rate_hz=rate, threshold_permille=threshold
+                shell.telemetry,
+                rate_hz=rate,
+                threshold_permille=threshold,
+                encoding=settings.encoding,
             )
 
     def _expire_overrides(self) -> None:
@@ -609,9 +612,11 @@ class Agent:
 
     def _publish(self, number: int, published: Published) -> bool:
         is_sent = True
-        if published.detections is not None:
-            topic = self._topics.camera(self._card.device, number, "detections")
-            is_sent = self._bus.publish(topic, published.detections)
+        frames = {"detections": published.detections, "packed": published.packed}
+        for what, payload in frames.items():
+            if payload is not None:
+                topic = self._topics.camera(self._card.device, number, what)
+                is_sent = self._bus.publish(topic, payload)
         if published.counts is not None:
             topic = self._topics.camera(self._card.device, number, "counts")
             self._bus.publish(topic, published.counts, retain=True)

@@ -1,8 +1,11 @@
 """Frames of one camera become what is published: detections, counts, rates. Pure.
 
-Detections go out at most ``rate_hz`` times a second: a frame that comes too early is dropped, and
-``seq`` counts it all the same, so a subscriber sees the gap. Counts go out on change, at most once
-a second, with every label of the release, zeros included. Only proven frames come in here
+Messages go out at most ``rate_hz`` times a second. As JSON each holds one frame: one that comes
+too early is left out, and ``seq`` counts it all the same, so a subscriber sees the gap. Packed,
+each holds what came since the last one: at most 16 frames, none older than a second, the oldest
+dropped first.
+Counts go out on change, at most once a second, with every label of the release, zeros included.
+Only proven frames come in here
 (agent.health.is_proven): a frame without a valid inference is never published, so "nothing seen"
 and "no result" never look alike.
 """
@@ -11,13 +14,19 @@ from collections import Counter
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Literal
 
 from msgspec import UNSET
 
 from agent.camera.wire import FrameSeen
 from shared.detections import Class, Detections, Object, encode_detections
+from shared.limits import PACKED_FRAMES_MAX
 from shared.messages import CameraHealth, Counts, encode, time_text
+from shared.packed import encode_packed
 
+Encoding = Literal["json", "packed"]
+
+BATCH_SECONDS = 1.0  # No packed frame goes out later than that after it came.
 COUNTS_SECONDS = 1.0
 COUNTS_LABELS_MAX = 100  # Beyond it, only the labels seen since the camera's start.
 COUNTS_BYTES = 32_768  # 100 labels of 64 characters, of four bytes each, are below it.
@@ -52,6 +61,7 @@ class Telemetry:
     Attributes:
         run: The agent's run; ``seq`` starts at 0 in each.
         next_at: When the next detections may go out.
+        batch: Frames that wait for their packed message, and when each came.
         shown: The counts (or the top class) that were published last; None: none yet.
         seen_labels: Labels seen since the camera's start, where there are too many to list.
     """
@@ -60,9 +70,11 @@ class Telemetry:
     rate_hz: float
     threshold_permille: int
     window: Window
+    encoding: Encoding = "json"
     stream: Stream | None = None
     seq: int = 0
     next_at: float = 0.0
+    batch: tuple[tuple[float, Detections], ...] = ()
     counts_at: float | None = None
     shown: dict[str, int] | None = None
     counts: bytes | None = None
@@ -71,10 +83,16 @@ class Telemetry:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What goes out now: payloads of the topics ``detections`` and ``counts``."""
+    """What goes out now: payloads of the topics ``detections``, ``packed`` and ``counts``.
+
+    Attributes:
+        frames: How many frames the first or second one holds.
+    """
 
     detections: bytes | None = None
+    packed: bytes | None = None
     counts: bytes | None = None
+    frames: int = 0
 
 
 NOTHING = Published()
@@ -87,40 +105,85 @@ def telemetry(run: str, *, rate_hz: float, threshold_permille: int, now: float) 
 
 def started(state: Telemetry, stream: Stream) -> Telemetry:
     """Return the telemetry after a start of the camera: ``seq`` goes on, counts begin anew."""
+    state = _emptied(state)
     return replace(state, stream=stream, shown=None, counts_at=None, seen_labels=frozenset())
 
 
-def set_limits(state: Telemetry, *, rate_hz: float, threshold_permille: int) -> Telemetry:
+def set_limits(
+    state: Telemetry, *, rate_hz: float, threshold_permille: int, encoding: Encoding = "json"
+) -> Telemetry:
     """Return the telemetry with other settings."""
-    return replace(state, rate_hz=rate_hz, threshold_permille=threshold_permille)
+    state = state if encoding == state.encoding else _emptied(state)
+    return replace(state, rate_hz=rate_hz, threshold_permille=threshold_permille, encoding=encoding)
 
 
-def lost(state: Telemetry) -> Telemetry:
-    """Return the telemetry after the bus had no connection for its detections."""
-    window = replace(state.window, dropped=state.window.dropped + 1, sent=state.window.sent - 1)
-    return replace(state, window=window)
+def lost(state: Telemetry, published: Published) -> Telemetry:
+    """Return the telemetry after the bus had no connection for its frames."""
+    window, frames = state.window, published.frames
+    return replace(
+        state,
+        window=replace(window, dropped=window.dropped + frames, sent=window.sent - frames),
+    )
 
 
 def show(state: Telemetry, frame: FrameSeen, now: float) -> tuple[Telemetry, Published]:
     """Return the telemetry after a proven frame, and what it publishes."""
     assert state.stream is not None, "a frame before the camera's start"
-    objects, classes = kept(frame, state.threshold_permille)
+    seen = kept(frame, state.threshold_permille)
     frames = state.window.frames + 1
     window = replace(state.window, frames=frames, dnn_ms=frame.dnn_ms, dsp_ms=frame.dsp_ms)
     state = replace(state, window=window)
-    state, counts = _count(state, frame, (objects, classes), now)
+    state, counts = _count(state, frame, seen, now)
     seq, state = state.seq, replace(state, seq=state.seq + 1)
     if state.rate_hz <= 0:
         return state, Published(counts=counts)
-    period = 1 / state.rate_hz
-    if now < state.next_at - SLACK * period:
+    if state.encoding == "packed":
+        state = _added(state, _detections(state, frame, seen, seq), now)
+        state, published = flush(state, now)
+        return state, replace(published, counts=counts)
+    if not _is_time(state, now):
         return state, Published(counts=counts)
-    state = replace(
-        state,
-        next_at=max(state.next_at, now - period) + period,
-        window=replace(state.window, sent=state.window.sent + 1),
-    )
-    return state, Published(_detections(state, frame, (objects, classes), seq), counts)
+    payload = encode_detections(_detections(state, frame, seen, seq))
+    return _sent(state, 1, now), Published(detections=payload, counts=counts, frames=1)
+
+
+def flush(state: Telemetry, now: float) -> tuple[Telemetry, Published]:
+    """Return the telemetry after the packed message that is due, if one is, and the message."""
+    if not state.batch or state.rate_hz <= 0 or not _is_time(state, now):
+        return state, NOTHING
+    young = [frame for came_at, frame in state.batch if now - came_at <= BATCH_SECONDS]
+    if not young:
+        return _emptied(state), NOTHING
+    packed = encode_packed(young)
+    state = _dropped(replace(state, batch=()), len(state.batch) - packed.frames)
+    return _sent(state, packed.frames, now), Published(packed=packed.payload, frames=packed.frames)
+
+
+def _is_time(state: Telemetry, now: float) -> bool:
+    return now >= state.next_at - SLACK / state.rate_hz
+
+
+def _sent(state: Telemetry, frames: int, now: float) -> Telemetry:
+    period = 1 / state.rate_hz
+    window = replace(state.window, sent=state.window.sent + frames)
+    return replace(state, next_at=max(state.next_at, now - period) + period, window=window)
+
+
+def _added(state: Telemetry, frame: Detections, now: float) -> Telemetry:
+    """Return the telemetry with one frame more in its batch; the oldest makes room."""
+    batch = (*state.batch, (now, frame))
+    state = replace(state, batch=batch[-PACKED_FRAMES_MAX:])
+    return _dropped(state, len(batch) - len(state.batch))
+
+
+def _emptied(state: Telemetry) -> Telemetry:
+    """Return the telemetry without its batch: of a release that is gone, or too old."""
+    return _dropped(replace(state, batch=()), len(state.batch))
+
+
+def _dropped(state: Telemetry, frames: int) -> Telemetry:
+    window = state.window
+    return replace(state, window=replace(window, dropped=window.dropped + frames))
 
 
 def measure(state: Telemetry, now: float) -> tuple[Telemetry, CameraHealth]:
@@ -152,10 +215,10 @@ def kept(
 Seen = tuple[tuple[Object, ...] | None, tuple[Class, ...] | None]
 
 
-def _detections(state: Telemetry, frame: FrameSeen, seen: Seen, seq: int) -> bytes:
+def _detections(state: Telemetry, frame: FrameSeen, seen: Seen, seq: int) -> Detections:
     assert state.stream is not None
     objects, classes = seen
-    detections = Detections(
+    return Detections(
         at=_time(frame.at),
         run=state.run,
         seq=seq,
@@ -166,7 +229,6 @@ def _detections(state: Telemetry, frame: FrameSeen, seen: Seen, seq: int) -> byt
         objects=UNSET if objects is None else objects,
         classes=UNSET if classes is None else classes,
     )
-    return encode_detections(detections)
 
 
 def _count(

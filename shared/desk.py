@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from shared import outbox as outboxes
 
 QUEUED_BYTES_MAX = 8 * 1024 * 1024  # Twenty blocks on their way are 2.4 MB; more is a dead line.
+# What is sent once and kept by nobody (frames, health) is worth little when it is late: on a slow
+# line the oldest of it makes room. Two full frames of each camera, or one image with them.
+TELEMETRY_BYTES_MAX = 512 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class Desk:
         self._asked: dict[str, bool] = {}  # Filter -> subscribe or unsubscribe, still to be sent.
         self._outgoing: deque[Outgoing] = deque()
         self._outgoing_bytes = 0
+        self._telemetry: deque[Outgoing] = deque()
+        self._telemetry_bytes = 0
         self._outbox = outboxes.Outbox(birth=birth)
         self._is_connected = False
 
@@ -60,7 +65,7 @@ class Desk:
     @property
     def has_outgoing(self) -> bool:
         """Say whether messages wait to be taken."""
-        return bool(self._outgoing)
+        return bool(self._outgoing or self._telemetry)
 
     def subscribe(self, topic: str, wanted: Filter) -> None:
         """Want a filter from now on, and ask for it (again) now."""
@@ -75,8 +80,13 @@ class Desk:
                 self._asked[topic] = False
 
     def publish(self, message: Outgoing) -> bool:
-        """Leave a message, if there is a connection and room for it."""
+        """Leave a message, if there is a connection and room for it; False: one was lost.
+
+        Of what has QoS 0 and is not retained it is the oldest one that is lost for want of room.
+        """
         with self._lock:
+            if self._is_connected and message.qos == 0 and not message.is_retained:
+                return self._add_telemetry(message)
             size = self._outgoing_bytes + len(message.payload)
             if not self._is_connected or size > QUEUED_BYTES_MAX:
                 return False
@@ -103,7 +113,8 @@ class Desk:
         with self._lock:
             self._is_connected = False
             self._outgoing.clear()
-            self._outgoing_bytes = 0
+            self._telemetry.clear()
+            self._outgoing_bytes = self._telemetry_bytes = 0
             self._outbox = outboxes.disconnected(self._outbox)
 
     def acknowledged(self, topic: str) -> None:
@@ -126,7 +137,7 @@ class Desk:
         """Take the next message."""
         with self._lock:
             if not self._outgoing:
-                return None
+                return self._next_telemetry()
             message = self._outgoing.popleft()
             self._outgoing_bytes -= len(message.payload)
             return message
@@ -150,6 +161,21 @@ class Desk:
                 return exact.bytes_max
             fitting = (w.bytes_max for name, w in self._filters.items() if matches(name, topic))
             return min(fitting, default=None)
+
+    def _add_telemetry(self, message: Outgoing) -> bool:
+        self._telemetry.append(message)
+        self._telemetry_bytes += len(message.payload)
+        is_whole = self._telemetry_bytes <= TELEMETRY_BYTES_MAX
+        while self._telemetry_bytes > TELEMETRY_BYTES_MAX and len(self._telemetry) > 1:
+            self._next_telemetry()
+        return is_whole
+
+    def _next_telemetry(self) -> Outgoing | None:
+        if not self._telemetry:
+            return None
+        message = self._telemetry.popleft()
+        self._telemetry_bytes -= len(message.payload)
+        return message
 
     def _add(self, messages: Iterable[Outgoing]) -> None:
         for message in messages:

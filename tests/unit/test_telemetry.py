@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from itertools import pairwise
 from typing import TypedDict
 
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 from agent import telemetry
 from agent.camera.wire import FrameSeen
 from agent.telemetry import Published, Stream, Telemetry
+from shared.bus import Bus, BusEvent, Inbox
 from shared.detections import Class, Detections, Object, encode_detections
-from shared.limits import DETECTIONS_BYTES
+from shared.limits import DETECTIONS_BYTES, PACKED_FRAMES_MAX
+from shared.packed import decode_packed
 
 LABELS = ("person", "car")
 STREAM = Stream("helmet@8", "detect", LABELS)
@@ -203,7 +206,7 @@ def guess(label: str) -> FrameSeen:
 
 def test_rates_are_measured_between_two_looks() -> None:
     machine, _ = shown(state(), [frame(i) for i in range(160)], rate=16.0)
-    machine = telemetry.lost(machine)
+    machine = telemetry.lost(machine, Published(detections=b"", frames=1))
 
     machine, health = telemetry.measure(machine, 10.0)
     _, later = telemetry.measure(machine, 20.0)
@@ -235,3 +238,130 @@ def test_what_does_not_fit_keeps_the_best_and_says_how_many_are_gone(label: str)
     assert document["truncated"] == 300 - len(kept)
     assert [o["score"] for o in kept] == [o.score for o in objects[: len(kept)]]
     assert ("truncated" in json.loads(data)) == (whole > DETECTIONS_BYTES)
+
+
+def packed(machine: Telemetry) -> Telemetry:
+    return telemetry.set_limits(
+        machine, rate_hz=machine.rate_hz, threshold_permille=500, encoding="packed"
+    )
+
+
+def read(published: Published) -> tuple[Detections, ...]:
+    assert published.packed is not None
+    return decode_packed(published.packed)
+
+
+def test_packed_every_frame_goes_out_in_as_many_messages_as_the_rate_allows() -> None:
+    machine, published = shown(packed(state()), [frame(i, "car") for i in range(160)], rate=16.0)
+
+    messages = [read(p) for p in published if p.packed is not None]
+    frames = [one for message in messages for one in message]
+    assert 48 <= len(messages) <= 52
+    assert [one.seq for one in frames] == list(range(len(frames)))
+    assert len(frames) + len(machine.batch) == 160
+    assert machine.window.dropped == 0
+    assert all(p.detections is None for p in published)
+
+
+def test_packed_a_slow_rate_keeps_the_newest_sixteen_frames() -> None:
+    machine, published = shown(
+        packed(state(rate_hz=1.0)), [frame(i) for i in range(121)], rate=30.0
+    )
+
+    messages = [read(p) for p in published if p.packed is not None]
+    assert 4 <= len(messages) <= 6
+    assert [len(message) for message in messages[1:]] == [16] * (len(messages) - 1)
+    assert all(b.seq - a.seq == 1 for m in messages for a, b in pairwise(m))
+    sent = sum(map(len, messages))
+    assert machine.window.dropped == 121 - sent - len(machine.batch)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.floats(0.0, 1.5), min_size=1, max_size=60), st.integers(1, 30))
+def test_packed_frames_are_young_few_and_each_is_sent_or_counted(
+    gaps: list[float], rate_hz: int
+) -> None:
+    machine, now, sent, came = packed(state(rate_hz=rate_hz)), 0.0, 0, []
+    for number, gap in enumerate(gaps):
+        now += gap
+        came.append(now)
+        machine, published = telemetry.show(machine, frame(number), now)
+        if published.packed is not None:
+            frames = read(published)
+            sent += len(frames)
+            assert published.frames == len(frames) <= PACKED_FRAMES_MAX
+            assert all(now - came[one.frame] <= telemetry.BATCH_SECONDS for one in frames)
+
+    assert sent + machine.window.dropped + len(machine.batch) == len(gaps)
+
+
+def waiting(*, rate_hz: float) -> Telemetry:
+    """Two frames went out at once, as after any pause; the third one waits."""
+    machine = packed(state(rate_hz=rate_hz))
+    for number, now in enumerate((10.0, 10.05, 10.06)):
+        machine, published = telemetry.show(machine, frame(number), now)
+        assert (published.packed is None) == (number == 2)
+    return machine
+
+
+def test_packed_frames_of_a_camera_that_stopped_go_out_when_they_are_due() -> None:
+    machine, early = telemetry.flush(waiting(rate_hz=5.0), 10.1)
+    machine, due = telemetry.flush(machine, 10.2)
+    machine, nothing = telemetry.flush(machine, 10.9)
+
+    assert early == nothing == telemetry.NOTHING
+    assert [one.seq for one in read(due)] == [2]
+
+
+def test_packed_frames_that_are_too_old_are_dropped_and_counted() -> None:
+    machine, published = telemetry.flush(waiting(rate_hz=1.0), 11.2)
+
+    assert published == telemetry.NOTHING
+    assert (machine.window.dropped, machine.batch) == (1, ())
+
+
+def test_packed_frames_never_mix_two_releases() -> None:
+    machine = telemetry.started(waiting(rate_hz=1.0), Stream("helmet@9", "detect", LABELS))
+
+    machine, published = telemetry.show(machine, frame(0), 11.0)
+
+    assert {one.release for one in read(published)} == {"helmet@9"}
+    assert machine.window.dropped == 1
+
+
+def test_the_encoding_changes_at_run_time_and_leaves_nothing_behind() -> None:
+    machine = telemetry.set_limits(waiting(rate_hz=1.0), rate_hz=5.0, threshold_permille=500)
+
+    machine, published = telemetry.show(machine, frame(3), 12.0)
+
+    assert published.packed is None
+    assert published.detections is not None
+    assert json.loads(published.detections)["seq"] == 3
+    assert machine.window.dropped == 1
+
+
+@pytest.mark.parametrize("encoding", ["json", "packed"])
+def test_an_hour_without_a_broker_is_counted_and_takes_no_memory(
+    encoding: telemetry.Encoding,
+) -> None:
+    bus = Bus("mqtt://127.0.0.1:1", "nobody", Inbox[BusEvent]())  # Never started: never connected.
+    machine = telemetry.set_limits(state(), rate_hz=5, threshold_permille=500, encoding=encoding)
+    seen, sizes, lost_frames = frame(0, "person"), [], 0
+    tracemalloc.start()
+    for number in range(5 * 3600):
+        now = number / 5
+        machine, published = telemetry.show(machine, seen, now)
+        for payload in (published.detections, published.packed):
+            if payload is not None and not bus.publish("t", payload):
+                machine = telemetry.lost(machine, published)
+                lost_frames += published.frames
+        if number % 4_500 == 1_000:
+            sizes.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+
+    assert len(sizes) == 4
+    assert sizes[-1] - sizes[0] < 20_000
+    assert machine.window.dropped == lost_frames
+    assert lost_frames + len(machine.batch) == 18_000
+    assert lost_frames >= 17_900
+    assert machine.window.sent == 0
