@@ -5,10 +5,13 @@ calls us instead (it looks ``torch2imx`` and ``_inference`` up when it needs the
 batches, names and converter flags are ours.
 """
 
+import ctypes
+import gc
 import hashlib
 import random
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -173,6 +176,7 @@ def _quantise(chain: _Chain, model: torch.nn.Module, network: Path, batches: Bat
     if request.mixed_precision == "always":
         budget = weights_budget(request, task=model.task, model=str(model))
     _write(chain, model, network, batches, budget=budget)
+    _give_memory_back()
     if request.mixed_precision != "auto":
         return
     if _surely_fits(model, request):
@@ -185,6 +189,14 @@ def _quantise(chain: _Chain, model: torch.nn.Module, network: Path, batches: Bat
     budget = float(request.weights_memory or report.weights_left_bytes)
     chain.tell(Progress("search", text=f"no: {report.words}; which layers bear fewer bits?"))
     _write(chain, model, network, batches, budget=budget)
+    _give_memory_back()
+
+
+def _give_memory_back() -> None:
+    """Return to the system what is free: glibc keeps gigabytes, and the converter's Java comes."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # Another system, another C library.
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _surely_fits(model: torch.nn.Module, request: BuildRequest) -> bool:
