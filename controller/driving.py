@@ -20,6 +20,7 @@ from securesystemslib.signer import Signer
 from controller import audit, clearing, planning
 from controller.devices import Known, RevokedRun, disconnected, fold
 from controller.inventory import Fleet, identity_of
+from controller.obeying import PUBLISHING, obey
 from controller.picture import after_the_book, record_status, rollout_message, rollout_status
 from controller.publisher import Publisher, carry_out
 from controller.publishing import (
@@ -41,7 +42,7 @@ from controller.repository import (
 )
 from controller.rollout import Judged, begin
 from controller.status import DriverStatus, FleetStatus, RolloutStatus
-from controller.steering import PUBLISHING, Site, obey, plan_of, steer
+from controller.steering import Site, plan_of, steer
 from controller.store import Frozen, Intention, LeaseLostError, Record, Store
 from shared.assignment import Entry
 from shared.bus import Bus, BusEvent, Inbox

@@ -11,8 +11,9 @@ from typing import Literal
 
 from controller import planning
 from controller.devices import Known
+from controller.obeying import obey
 from controller.planning import Book, Rollout, State
-from controller.steering import Site, cameras_now, obey
+from controller.steering import Site, cameras_now
 from controller.store import Intention, Record
 from shared.assignment import Camera, Run, wanted
 from shared.identity import Identity

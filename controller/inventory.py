@@ -377,8 +377,7 @@ def _reference_lines() -> Iterator[str]:
     yield ""
     yield "Durations are `90s`, `30m`, `2h` or `1d`; percentages `10%`; counts whole numbers. Words"
     yield "that YAML 1.1 reads as something else (`off`, `no`, `22:00`) are refused: quote them."
-    yield "All errors of a file are told at once, each with its line and column. `fleetctl` refuses"
-    yield "a rollout whose strategy uses a key that is marked *refused by this version*."
+    yield "All errors of a file are told at once, each with its line and column."
     for section in SECTIONS:
         yield f"\n## {section.title}\n"
         yield "| key | value | meaning | default |"

@@ -15,9 +15,9 @@ from controller import asking, audit, drift, forecast, labelling
 from controller.devices import Known
 from controller.driving import keep_identity, read_identities, read_repository
 from controller.inventory import identity_of, parse_fleet, selector_of
+from controller.obeying import obey
 from controller.publishing import Held
 from controller.repository import controller_keys
-from controller.steering import obey
 from controller.store import Intention
 from shared.errors import OperatorError
 from shared.files import write_atomically

@@ -51,7 +51,9 @@ def rollout_status(site: Site, rollout: Rollout, judged: Judged) -> RolloutStatu
         devices=devices,
         counts=counts,
         failed=tuple(_failed(site, devices)),
-        is_healthy=record.state == "completed" and set(counts) <= {"healthy"},
+        is_healthy=record.state == "completed"
+        and set(counts) <= {"healthy"}
+        and rollout.entry.deny <= frozenset(record.deny),  # Else a retry has left some out.
     )
 
 

@@ -150,6 +150,22 @@ def pause(book: Book, name: str) -> Book:
     return _changed(book, name, lambda r: _acting(r, Action.HOLD, State.PAUSED))
 
 
+def wait(book: Book, name: str) -> Book:
+    """Wait for a person before the next wave; whoever was let in goes on."""
+    _expect(book, name, State.RUNNING)
+    return _changed(book, name, lambda r: replace(r, state=State.PAUSED))
+
+
+def deny(book: Book, name: str, devices: frozenset[str]) -> Book:
+    """Leave devices out from here on: they keep what they run."""
+
+    def without(rollout: Rollout) -> Rollout:
+        entry = replace(rollout.entry, deny=rollout.entry.deny | devices)
+        return replace(rollout, entry=entry)
+
+    return _changed(book, name, without)
+
+
 def resume(book: Book, name: str) -> Book:
     """Go on where ``pause`` stopped."""
     _expect(book, name, State.PAUSED)

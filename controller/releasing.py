@@ -16,8 +16,8 @@ from controller import audit, carrying, clearing
 from controller.driving import keep_identity, read_identities, read_repository
 from controller.inventory import identity_of
 from controller.keys import files_of, load_signer, settle_next, write_next_controller
+from controller.obeying import obey
 from controller.repository import Repository, delist_release, rotate_controller, take_targets
-from controller.steering import obey
 from controller.store import Intention
 from shared.errors import OperatorError, UnsignedError
 

@@ -85,6 +85,15 @@ class Allowed:
 
 
 @dataclass(frozen=True, slots=True)
+class Retry:
+    """Which bad ends are tried again by themselves; ``attempts`` counts the first one."""
+
+    attempts: int = 1
+    after_seconds: float = 0.0
+    causes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """What a strategy says about verdicts.
 
@@ -105,6 +114,12 @@ class Rules:
     on_failure: Literal["revert", "stop"] = "revert"
     on_inconclusive: Literal["pause", "continue"] = "pause"
     gates: Gates | None = None
+    approvals: tuple[bool, ...] = ()  # Of the waves: whether a person starts the one after it.
+    retry: Retry = field(default_factory=Retry)
+
+    def needs_approval(self, wave: int) -> bool:
+        """Say whether a person must agree before what comes after a wave."""
+        return wave < len(self.approvals) and self.approvals[wave]
 
     def deadline_seconds(self, stage: Stage) -> float:
         """Return how long a device may stay in a stage; the probe comes on top of activation."""
@@ -528,6 +543,11 @@ def _stage(one: DeviceSeen) -> Stage:
     return Stage.END if phases <= _TERMINAL else Stage.PROGRESS
 
 
+def _waits_for_us(one: DeviceSeen) -> bool:
+    """Say whether a device only waits for its window, or for the end of a hold: it is not late."""
+    return any(camera.waiting_for in {"window", "hold"} for camera in one.cameras)
+
+
 def _ticked(clock: Clock | None, one: DeviceSeen, now: float) -> Clock:
     """Return a device's times after a look at it."""
     stage = _stage(one)
@@ -537,6 +557,8 @@ def _ticked(clock: Clock | None, one: DeviceSeen, now: float) -> Clock:
         clock = replace(clock, stage=stage, since=now)
     if clock.heard != one.heard:
         clock = replace(clock, heard=one.heard, heard_at=now)
+    if stage is Stage.PROGRESS and _waits_for_us(one):
+        clock = replace(clock, since=now)
     if one.is_online:
         return replace(clock, gone_at=None)
     if stage is Stage.PROGRESS:  # It cannot get on while it is away, and is not late for that.

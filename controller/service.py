@@ -54,6 +54,7 @@ from controller.keys import (
     settle_next,
 )
 from controller.listening import listen
+from controller.obeying import obey
 from controller.repository import Repository, add_release, create, repository_from_dict
 from controller.status import (
     DeviceStatus,
@@ -62,9 +63,9 @@ from controller.status import (
     ReleaseStatus,
     RolloutStatus,
 )
-from controller.steering import Site, obey
+from controller.steering import Site
 from controller.store import Intention, Record, ReleaseRow, Store
-from controller.strategies import Strategy, refuse_unsupported
+from controller.strategies import Strategy
 from shared.card import Broker as CardBroker
 from shared.card import Card
 from shared.errors import BrokerError, OperatorError, StorageError, UnsignedError
@@ -537,7 +538,6 @@ class Controller:
             UnsignedError: The release is not signed.
             OperatorError: A name, the selector or the strategy is not right.
         """
-        refuse_unsupported(strategy)
         digest = self._manifest_sha256(release)
         site = self.site()
         if release in read_repository(self._store).retired:
@@ -565,6 +565,7 @@ class Controller:
             ),
             probe=strategy.probe,
             deny=deny,
+            window=strategy.window,
             started_at=datetime.now(UTC),
         )
 

@@ -1,22 +1,21 @@
 """Turn verdicts and intentions into the next book of rollouts. Pure: no store, no broker, no clock.
 
     steer(site, seconds)      looks at every live rollout, obeys its verdict, settles what is over
-    obey(site, intention)     does what an operator asked for, or raises OperatorError
 
-``rollout.py`` judges, ``planning.py`` keeps the plan harmless; this file joins the two with what is
-remembered of each rollout (``store.Record``).
+``obeying.py`` does what operators ask for; ``rollout.py`` judges, ``planning.py`` keeps the plan
+harmless; this file joins them with what is remembered of each rollout (``store.Record``).
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from controller import planning
+from controller import planning, retrying
 from controller.devices import Known
 from controller.gates.gathering import Sighting, gather
 from controller.planning import Book, Report, Rollout, State
 from controller.rollout import (
+    CameraSeen,
     Course,
     Decision,
     DeviceSeen,
@@ -31,16 +30,13 @@ from controller.rollout import (
     next_wave,
     retried,
 )
-from controller.store import Frozen, Intention, Record
+from controller.store import Frozen, Record
 from shared.assignment import (
-    Action,
     Camera,
     Entry,
     Slot,
-    parse_selector,
     share_hash,
 )
-from shared.errors import OperatorError
 from shared.messages import CameraReported
 
 EVIDENCE_CAMERAS = 2_000  # Of one rollout whose evidence is kept: more make nothing surer.
@@ -93,10 +89,39 @@ def steer(site: Site, seconds: float) -> tuple[Site, dict[str, Judged]]:
         looks[name] = judged = look(site, rollout, cameras, seconds)
         if rollout.state not in planning.LIVE:
             continue
-        site = _with_record(site, replace(site.records[name], course=judged.course))
+        site = with_record(site, replace(site.records[name], course=judged.course))
+        chance = _chance(site, rollout, cameras, judged.verdict)
+        if chance is not None:
+            looks[name] = replace(judged, verdict=retrying.waiting(judged.verdict, chance))
+            site = _tried_again(site, name, chance)
+            continue
         if rollout.state is State.RUNNING or judged.verdict.kind is VerdictKind.FAIL:
             site = _follow(site, name, judged.verdict)
     return _settled(site), looks
+
+
+def _chance(
+    site: Site, rollout: Rollout, cameras: Sequence[Camera], verdict: Verdict
+) -> retrying.Again | None:
+    """Return who tries again by itself before the verdict is followed."""
+    record, entry = site.records[rollout.entry.rollout], rollout.entry
+    if record.rules.retry.attempts <= 1 or rollout.state is not State.RUNNING:
+        return None
+    seen: dict[str, tuple[CameraSeen, ...]] = {}
+    for camera in planning.members(site.book, rollout, site.listed, cameras):
+        told = camera_seen(reported_by(site, camera), *entry.tried)
+        seen[camera.device] = (*seen.get(camera.device, ()), told)
+    is_last = rollout.wave + 1 == len(rollout.waves)
+    return retrying.again(verdict, record.course, record.rules, seen, is_last=is_last)
+
+
+def _tried_again(site: Site, name: str, chance: retrying.Again) -> Site:
+    if not chance.is_due:
+        return site
+    book = planning.retry(planning.deny(site.book, name, chance.denied), name)
+    record = site.records[name]
+    course = retried(record.course, planning.find(book, name).entry.attempt)
+    return with_record(replace(site, book=book), replace(record, course=course))
 
 
 def _find(book: Book, name: str) -> Rollout | None:
@@ -149,7 +174,7 @@ def _sighting(
     site: Site, record: Record, entry: Entry, camera: Camera, *, is_mine: bool
 ) -> Sighting | None:
     """Return what a camera reports; treated only where this try has changed what it runs."""
-    reported = _reported(site, camera)
+    reported = reported_by(site, camera)
     if reported is None:
         return None
     running, is_treated = reported.evidence.running, False
@@ -164,32 +189,6 @@ def _sighting(
 def cameras_now(site: Site) -> tuple[Camera, ...]:
     """Return the cameras with what they last reported to run."""
     return tuple(_with_slots(site, camera) for camera in site.cameras)
-
-
-def obey(site: Site, intention: Intention) -> Site:
-    """Do what an operator asked for.
-
-    Raises:
-        OperatorError: It would do harm, or the rollout is not in a state for it.
-    """
-    verb = _VERBS[intention.verb]
-    try:
-        return verb(site, intention)
-    except planning.RefusedError as error:
-        raise OperatorError(str(error)) from error
-
-
-def ran_before(site: Site, selector: str, release: str) -> dict[str, int]:
-    """Return which other releases the devices of a selector run now, with how many cameras."""
-    wanted = parse_selector(selector)
-    running = (
-        reported.release
-        for camera in site.cameras
-        if wanted.matches(camera.labels)
-        and (reported := _reported(site, camera)) is not None
-        and reported.release != release
-    )
-    return dict(Counter(name for name in running if name is not None))
 
 
 def _seen(site: Site, entry: Entry, cameras: Sequence[Camera]) -> tuple[DeviceSeen, ...]:
@@ -213,13 +212,14 @@ def wave_of(record: Record, entry: Entry, camera: Camera) -> int:
     return len(record.course.reaches)
 
 
-def _reported(site: Site, camera: Camera) -> CameraReported | None:
+def reported_by(site: Site, camera: Camera) -> CameraReported | None:
+    """Return what a camera last reported."""
     known = site.devices.get(camera.device)
     return None if known is None else known.camera(camera.number)
 
 
 def _with_slots(site: Site, camera: Camera) -> Camera:
-    reported = _reported(site, camera)
+    reported = reported_by(site, camera)
     if reported is None or reported.release is None or reported.manifest_sha256 is None:
         return camera
     owners = frozenset((rollout, attempt) for rollout, attempt in reported.owners)
@@ -229,11 +229,15 @@ def _with_slots(site: Site, camera: Camera) -> Camera:
 
 def _follow(site: Site, name: str, verdict: Verdict) -> Site:
     """Do what a verdict asks of the plan."""
-    match decide(verdict, site.records[name].rules):
+    rules, wave = site.records[name].rules, planning.find(site.book, name).wave
+    match decide(verdict, rules):
         case Decision.NOTHING:
             return site
+        case Decision.NEXT_WAVE if rules.needs_approval(wave):
+            book = planning.wait(site.book, name)
+            return _judged(replace(site, book=book), name, "approval", verdict)
         case Decision.NEXT_WAVE:
-            return _next_wave(site, name, verdict)
+            return start_next_wave(site, name, verdict)
         case Decision.PAUSE:
             book = planning.pause(site.book, name)
             return _judged(replace(site, book=book), name, "inconclusive", verdict)
@@ -244,10 +248,11 @@ def _follow(site: Site, name: str, verdict: Verdict) -> Site:
 
 
 def _judged(site: Site, name: str, reason: str, verdict: Verdict) -> Site:
-    return _with_record(site, replace(site.records[name], reason=reason, text=verdict.text))
+    return with_record(site, replace(site.records[name], reason=reason, text=verdict.text))
 
 
-def _next_wave(site: Site, name: str, verdict: Verdict) -> Site:
+def start_next_wave(site: Site, name: str, verdict: Verdict) -> Site:
+    """Go on to the next wave, or complete; the verdict is that of the wave before."""
     book = planning.pass_wave(site.book, name, site.cameras)
     after, record = planning.find(book, name), site.records[name]
     course = record.course
@@ -257,7 +262,7 @@ def _next_wave(site: Site, name: str, verdict: Verdict) -> Site:
         reach = Reach(after.entry.pins, after.entry.share)
         course = next_wave(course, reach, verdict, wave=after.wave)
     cleared = replace(record, course=course, reason=None, text=None)
-    return _with_record(replace(site, book=book), cleared)
+    return with_record(replace(site, book=book), cleared)
 
 
 def _settled(site: Site) -> Site:
@@ -269,159 +274,28 @@ def _settled(site: Site) -> Site:
         if record.is_over and states.get(name) not in planning.LIVE:
             continue
         if name in states or record.state == "reverting":
-            site = _with_record(site, _following(record, states.get(name, State.ABORTED), site.now))
+            site = with_record(site, following(record, states.get(name, State.ABORTED), site.now))
     return site
 
 
-def _following(record: Record, state: State, now: datetime) -> Record:
+def following(record: Record, state: State, now: datetime) -> Record:
+    """Return the record of a rollout that is in this state of the book."""
     is_over = state in {State.COMPLETED, State.ABORTED}
     reason, text = record.reason, record.text
-    if state is State.ABORTED and reason in {None, "inconclusive"}:
+    if state is State.ABORTED and reason in {None, "inconclusive", "approval"}:
         reason, text = "superseded", "newer rollouts cover all its devices"
     ended_at = (record.ended_at or now) if is_over else None
     return replace(record, state=state.value, reason=reason, text=text, ended_at=ended_at)
 
 
 def _report(site: Site, camera: Camera) -> Report:
-    known, reported = site.devices.get(camera.device), _reported(site, camera)
+    known, reported = site.devices.get(camera.device), reported_by(site, camera)
     if known is None or known.report is None or reported is None:
         return Report(camera, plan_version=-1, is_settled=False)
     is_old = 0 < known.report.identity_version < site.identity_versions.get(camera.device, 0)
     return Report(camera, known.report.plan_version, reported.is_settled, has_labels=not is_old)
 
 
-def _with_record(site: Site, record: Record) -> Site:
+def with_record(site: Site, record: Record) -> Site:
+    """Return the site with what is remembered of a rollout now."""
     return replace(site, records={**site.records, record.rollout: record})
-
-
-# What operators ask for.
-
-
-def _start(site: Site, intention: Intention) -> Site:
-    record = site.records[intention.rollout]
-    selector = parse_selector(record.selector)
-    fresh = Entry(
-        rollout=record.rollout,
-        attempt=1,
-        action=Action.RUN,
-        release=record.release,
-        manifest_sha256=site.listed[record.release],
-        selector=selector,
-        pins=frozenset(),
-        salt=record.rollout,
-        share=0,
-        deny=frozenset(record.deny),
-        probe=record.probe,
-    )
-    waves = tuple(planning.Wave(permille, frozenset(pins)) for pins, permille in record.waves)
-    is_over = intention.arguments.get("over") is True
-    before = ran_before(site, record.selector, record.release)
-    book = planning.start(site.book, fresh, waves, site.cameras, over=is_over)
-    started = planning.find(book, record.rollout)
-    reach = Reach(started.entry.pins, started.entry.share)
-    course = next_wave(record.course, reach, None, wave=started.wave)
-    after = replace(record, course=course, ran_before=before)
-    return _with_record(replace(site, book=book), after)
-
-
-def _pause(site: Site, intention: Intention) -> Site:
-    book = planning.pause(site.book, intention.rollout)
-    return _said(site, book, intention.rollout, "paused by an operator")
-
-
-def _resume(site: Site, intention: Intention) -> Site:
-    record = site.records[intention.rollout]
-    if record.reason == "inconclusive":
-        raise OperatorError(
-            f"{record.rollout} is paused because its wave was inconclusive ({record.text}): "
-            "`rollout promote` goes on, `retry` tries again, `abort` ends it"
-        )
-    book = planning.resume(site.book, intention.rollout)
-    return _said(site, book, intention.rollout, None)
-
-
-def _promote(site: Site, intention: Intention) -> Site:
-    record = site.records[intention.rollout]
-    if record.reason != "inconclusive":
-        raise OperatorError(
-            f"expected {record.rollout} to wait for an answer, it is {record.state}"
-        )
-    site = replace(site, book=planning.resume(site.book, record.rollout))
-    verdict = Verdict(VerdictKind.INCONCLUSIVE, f"{record.text}; promoted by an operator")
-    return _next_wave(site, record.rollout, verdict)
-
-
-def _retry(site: Site, intention: Intention) -> Site:
-    book = planning.retry(site.book, intention.rollout)
-    record = site.records[intention.rollout]
-    attempt = planning.find(book, intention.rollout).entry.attempt
-    site = _with_record(site, replace(record, course=retried(record.course, attempt)))
-    return _said(site, book, intention.rollout, None)
-
-
-def _abort(site: Site, intention: Intention) -> Site:
-    is_revert = intention.arguments.get("no_revert") is not True
-    book = planning.abort(site.book, intention.rollout, site.next_version, revert=is_revert)
-    return _said(site, book, intention.rollout, "aborted by an operator")
-
-
-def _said(site: Site, book: Book, name: str, text: str | None) -> Site:
-    record = replace(site.records[name], reason=None if text is None else "operator", text=text)
-    state = planning.find(book, name).state
-    return _with_record(replace(site, book=book), _following(record, state, site.now))
-
-
-def _freeze(site: Site, intention: Intention) -> Site:
-    if site.frozen is not None:
-        raise OperatorError(f"{site.frozen}; `fleetctl unfreeze` ends it")
-    who, reason = (str(intention.arguments.get(key, "")) for key in ("who", "reason"))
-    return replace(site, frozen=Frozen(who, site.now, reason))
-
-
-def _unfreeze(site: Site, intention: Intention) -> Site:
-    del intention
-    if site.frozen is None:
-        raise OperatorError("the fleet is not frozen")
-    return replace(site, frozen=None, book=planning.thawed(site.book, site.next_version))
-
-
-def _revoke(site: Site, intention: Intention) -> Site:
-    """Take a release back from everybody who runs it, or may yet."""
-    release = str(intention.arguments.get("release", ""))
-    if site.frozen is not None:
-        raise OperatorError(f"{site.frozen}; nobody could leave {release} before `unfreeze`")
-    live = {one.entry.rollout for one in site.book if one.state in planning.LIVE}
-    site = replace(site, book=planning.revoke(site.book, release, site.next_version))
-    for name, record in site.records.items():
-        if record.release == release and name in live:
-            told = replace(record, reason="revoked", text=f"{release} was revoked")
-            site = _with_record(site, _following(told, State.REVERTING, site.now))
-    return site
-
-
-def _publish(site: Site, intention: Intention) -> Site:
-    del intention  # What was signed since the last plan goes out with the next: now.
-    return site
-
-
-def _remove(site: Site, intention: Intention) -> Site:
-    """Forget a device; a revert need not wait for it any more."""
-    device = str(intention.arguments.get("device", ""))
-    cameras = tuple(camera for camera in site.cameras if camera.device != device)
-    return replace(site, cameras=cameras)
-
-
-_VERBS: Mapping[str, Callable[[Site, Intention], Site]] = {
-    "start": _start,
-    "pause": _pause,
-    "resume": _resume,
-    "promote": _promote,
-    "retry": _retry,
-    "abort": _abort,
-    "freeze": _freeze,
-    "unfreeze": _unfreeze,
-    "remove": _remove,
-    "revoke": _revoke,
-    "publish": _publish,
-}
-PUBLISHING = frozenset({"revoke", "publish"})  # These need a plan, whether it differs or not.

@@ -21,7 +21,7 @@ import msgspec
 from controller.planning import Book
 from controller.rollout import Course, Rules
 from controller.status import RolloutStatus
-from shared.assignment import Probe
+from shared.assignment import Probe, Window
 from shared.errors import OperatorError, StorageError
 from shared.files import read_bounded, write_atomically
 from shared.limits import BLOCK_BYTES, FILE_BYTES
@@ -68,7 +68,8 @@ class Record:
     """One rollout as the store keeps it, beside its entry in the book.
 
     Attributes:
-        reason: operator, inconclusive, gate, superseded, refused; None while all goes well.
+        reason: operator, approval, inconclusive, gate, revoked, superseded, refused; None while all
+            goes well.
         text: The reason in words.
         ran_before: What its devices ran when it began, with how many cameras.
     """
@@ -82,6 +83,7 @@ class Record:
     rules: Rules
     probe: Probe
     deny: tuple[str, ...] = ()
+    window: Window | None = None
     started_at: datetime
     course: Course = field(default_factory=Course)
     state: str = "running"

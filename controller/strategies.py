@@ -1,7 +1,7 @@
 """Strategies in fleet.yaml: how a rollout goes wave by wave, and what ends it.
 
-All keys are parsed and checked here. What this version does not act on yet is refused where a
-rollout wants it (``refuse_unsupported``): a window that nobody keeps would be a lie.
+All keys are parsed and checked here; ``controller/steering.py`` acts on them, and devices keep the
+windows.
 """
 
 from collections.abc import Mapping
@@ -29,13 +29,16 @@ from controller.document import (
 )
 from controller.gates import reading
 from controller.gates.rules import Gates
-from controller.rollout import Allowed, Rules, percent
-from shared.assignment import Probe
-from shared.errors import OperatorError
+from controller.rollout import Allowed, Retry, Rules, percent
+from shared.assignment import Probe, Window
 from shared.limits import HEARTBEAT_SECONDS
 
 WAVES_MAX = 32
-DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+DAYS: tuple[str, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+DEFAULT_CAUSES: tuple[str, ...] = (
+    "camera",
+    "interrupted",
+)  # Never the release: it would fail again.
 CAUSES = ("release", "camera", "transport", "disk", "trust", "interrupted", "unknown")
 COUNT_MAX = 100_000
 _NONE: tuple[str, ...] = ()
@@ -52,12 +55,11 @@ STRATEGY = Section(
         Key("probe", "mapping", "how a release is proved on the device"),
         Key("deadlines", "mapping", "how long a device may take"),
         Key("gates", "mapping", "conditions on what cameras report of the release; docs/gates.md"),
-        Key("retry", "mapping", "which bad ends are tried again by themselves; refused by this "
-            "version"),
+        Key("retry", "mapping", "which bad ends are tried again by themselves"),
         Key("on_failure", "revert, stop", "what a failed wave does to devices that run the "
             "release", "revert"),
         Key("on_inconclusive", "pause, continue", "what a wave without an answer does", "pause"),
-        Key("window", "mapping", "when activations may begin; refused by this version"),
+        Key("window", "mapping", "when activations may begin, in the device's time zone"),
     ),
 )  # fmt: skip
 WAVE = Section(
@@ -66,10 +68,9 @@ WAVE = Section(
         Key("pins", "list", "devices, or cameras as `gate-01/1`, by name"),
         Key("fraction", "percentage", "of all devices that the selector matches, from the first "
             "wave on"),
-        Key("ramp", "mapping", "several waves: `from` a fraction, times `factor` each; refused by "
-            "this version"),
+        Key("ramp", "mapping", "several waves: `from` a fraction, times `factor` each"),
         Key("bake", "duration", "how long the wave must hold once its devices have ended", "0s"),
-        Key("approve", "true, false", "wait for `rollout promote`; refused by this version",
+        Key("approve", "true, false", "once it has passed, wait for `rollout promote`",
             "false"),
     ),
 )  # fmt: skip
@@ -99,9 +100,9 @@ GATES = reading.GATES
 RETRY = Section(
     "retry",
     (
-        Key("attempts", "count", "in all, the first one counted"),
-        Key("after", "duration", "wait before the next one"),
-        Key("causes", "list", ", ".join(CAUSES)),
+        Key("attempts", "count", "in all, the first one counted", "2"),
+        Key("after", "duration", "wait before the next one, once all devices have ended", "0s"),
+        Key("causes", "list", ", ".join(CAUSES), ", ".join(DEFAULT_CAUSES)),
     ),
 )
 WINDOW = Section(
@@ -129,7 +130,6 @@ class Strategy:
     """How a rollout goes.
 
     Attributes:
-        refused: Keys that were right but that this version does not act on.
         pin_nodes: Where each pin was written, for errors.
     """
 
@@ -142,7 +142,8 @@ class Strategy:
     on_failure: Literal["revert", "stop"] = "revert"
     on_inconclusive: Literal["pause", "continue"] = "pause"
     gates: Gates | None = None
-    refused: tuple[str, ...] = ()
+    retry: Retry = field(default_factory=Retry)
+    window: Window | None = None
     pin_nodes: tuple[tuple[str, Node], ...] = field(default=(), compare=False, repr=False)
 
     @property
@@ -166,23 +167,12 @@ class Strategy:
             on_failure=self.on_failure,
             on_inconclusive=self.on_inconclusive,
             gates=self.gates,
+            approvals=tuple(wave.is_approved_by_hand for wave in self.waves),
+            retry=self.retry,
         )
 
 
 DEFAULT = Strategy("default")  # Where fleet.yaml declares none: a tenth first, then everyone.
-
-
-def refuse_unsupported(strategy: Strategy) -> None:
-    """Refuse a rollout whose strategy wants what this version does not do.
-
-    Raises:
-        OperatorError: It names each such key.
-    """
-    if strategy.refused:
-        raise OperatorError(
-            f"strategy {strategy.name} uses {', '.join(strategy.refused)}: "
-            "this version parses and checks these keys but does not act on them yet"
-        )
 
 
 def read_strategies(node: Node, problems: Problems) -> Mapping[str, Strategy]:
@@ -201,10 +191,9 @@ _name = matching(r"[a-z0-9][a-z0-9-]{0,63}", "a name of a-z, 0-9 and '-'")
 
 def _strategy(name: str, node: Node, problems: Problems) -> Strategy:
     fields = Fields(node, problems, STRATEGY)
-    waves, pin_nodes, refused = _waves(fields, problems)
+    waves, pin_nodes = _waves(fields, problems)
     on_failure: Reader[Literal["revert", "stop"]] = choice("revert", "stop")
     on_inconclusive: Reader[Literal["pause", "continue"]] = choice("pause", "continue")
-    refused += _check_unsupported(fields, problems)
     probe, progress = _probe(fields, problems)
     return Strategy(
         name=name,
@@ -216,7 +205,8 @@ def _strategy(name: str, node: Node, problems: Problems) -> Strategy:
         on_failure=fields.take("on_failure", on_failure, "revert"),
         on_inconclusive=fields.take("on_inconclusive", on_inconclusive, "pause"),
         gates=_gates(fields, problems, probe),
-        refused=tuple(dict.fromkeys(refused)),
+        retry=_retry(fields, problems),
+        window=_window(fields, problems),
         pin_nodes=pin_nodes,
     )
 
@@ -256,25 +246,22 @@ def _probe(fields: Fields, problems: Problems) -> tuple[Probe, int]:
 
 def _waves(
     fields: Fields, problems: Problems
-) -> tuple[tuple[Wave, ...], tuple[tuple[str, Node], ...], list[str]]:
-    """Return the waves, where pins were written, and what is refused later."""
+) -> tuple[tuple[Wave, ...], tuple[tuple[str, Node], ...]]:
+    """Return the waves, and where pins were written."""
     if "waves" not in fields:
-        return DEFAULT.waves, (), []
+        return DEFAULT.waves, ()
     waves: list[Wave] = []
     pins: list[tuple[str, Node]] = []
-    refused: list[str] = []
     nodes = items(fields.at("waves"), problems)
     for node in nodes[:WAVES_MAX]:
         wave = Fields(node, problems, WAVE)
         new = _wave(wave, waves[-1] if waves else Wave(0), problems, is_last=node is nodes[-1])
         if "pins" in wave:
             pins += [(str(pin.value), pin) for pin in _scalars(wave.at("pins"))]
-        refused += ["ramp"] if "ramp" in wave else []
-        refused += ["approve"] if any(one.is_approved_by_hand for one in new) else []
         _check_growth(node, waves, new, problems)
         waves += new
     _check_end(fields.at("waves"), waves, len(nodes), problems)
-    return tuple(waves), tuple(pins), refused
+    return tuple(waves), tuple(pins)
 
 
 def _scalars(node: Node) -> tuple[ScalarNode, ...]:
@@ -327,16 +314,32 @@ def _check_end(node: Node, waves: list[Wave], count: int, problems: Problems) ->
         problems.add(node, f"expected a last wave of {{fraction: 100%}}, got {got}")
 
 
-def _check_unsupported(fields: Fields, problems: Problems) -> list[str]:
-    """Check the keys that only a later version acts on; return those that are there."""
-    if "retry" in fields:
-        retry = Fields(fields.at("retry"), problems, RETRY)
-        retry.take("attempts", integer(1, 10), 1)
-        retry.take("after", duration, 0)
-        retry.take("causes", list_of(choice(*CAUSES)), _NONE)
-    if "window" in fields:
-        window = Fields(fields.at("window"), problems, WINDOW)
-        window.take("days", list_of(choice(*DAYS)), _NONE)
-        for key in ("from", "to"):
-            window.require(key, matching(r"([01][0-9]|2[0-3]):[0-5][0-9]", 'a time, "22:00"'), "")
-    return [key for key in ("retry", "window") if key in fields]
+def _retry(fields: Fields, problems: Problems) -> Retry:
+    if "retry" not in fields:
+        return Retry()
+    own = Fields(fields.at("retry"), problems, RETRY)
+    causes = own.take("causes", list_of(choice(*CAUSES)), DEFAULT_CAUSES)
+    return Retry(
+        attempts=own.take("attempts", integer(1, 10), 2),
+        after_seconds=float(own.take("after", duration, 0)),
+        causes=frozenset(causes),
+    )
+
+
+def _window(fields: Fields, problems: Problems) -> Window | None:
+    if "window" not in fields:
+        return None
+    own = Fields(fields.at("window"), problems, WINDOW)
+    days = own.take("days", list_of(choice(*DAYS)), DAYS)
+    time = matching(r"([01][0-9]|2[0-3]):[0-5][0-9]", 'a time, "22:00"')
+    begin, end = (own.require(key, time, "00:00") for key in ("from", "to"))
+    if begin == end and not problems.found:
+        problems.add(own.node, f"expected a window of some length, got from {begin} to {end}")
+    if not days and not problems.found:
+        problems.add(own.at("days"), "expected at least one day in a window")
+    return Window(frozenset(days), _minute(begin), _minute(end))
+
+
+def _minute(clock: str) -> int:
+    hours, _, minutes = clock.partition(":")
+    return int(hours) * 60 + int(minutes)

@@ -53,6 +53,8 @@ class Faults:
     """What goes wrong on this device."""
 
     bad: frozenset[str] = frozenset()  # Releases that fail the probe.
+    cause: Cause = "release"  # What such an end is put down to.
+    times: int = 1_000_000  # How often they fail before they do not any more.
     rejected: frozenset[str] = frozenset()  # Releases that are refused before activation.
     hangs: frozenset[str] = frozenset()  # Releases during whose activation the Pi is gone.
     seconds: float = 0.0  # How long a probe takes.
@@ -200,8 +202,9 @@ class Puppet:
             self._is_over.set()
             return
         self._is_over.wait(self.faults.seconds)
-        if release in self.faults.bad:
-            state.ended[entry.tried] = ("rolled_back", "release")
+        if release in self.faults.bad and self.faults.times > 0:
+            self.faults.times -= 1
+            state.ended[entry.tried] = ("rolled_back", self.faults.cause)
             return
         assert self._bundle is not None
         owners = frozenset(

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from controller import planning
+from controller.obeying import obey
 from controller.planning import RefusedError, State
 from controller.rollout import Allowed, Rules
 from controller.simulation.state import (
@@ -14,7 +15,6 @@ from controller.simulation.state import (
     Truth,
     Violation,
 )
-from controller.steering import obey
 from controller.store import Intention, Record
 from shared.assignment import Probe, Window
 from shared.errors import OperatorError

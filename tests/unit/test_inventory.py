@@ -15,7 +15,9 @@ from controller.inventory import (
     parse_fleet,
     reference,
 )
-from controller.strategies import refuse_unsupported
+from controller.rollout import Retry
+from controller.strategies import DAYS
+from shared.assignment import Window
 from shared.errors import InventoryError, OperatorError
 
 ROOT = Path(__file__).parents[2]
@@ -88,16 +90,20 @@ rollouts:
     assert identity.settings.bounds.threshold_permille == (200, 800)
 
 
-def test_what_this_version_does_not_act_on_is_refused_by_name() -> None:
+def test_a_strategy_has_its_ramp_approvals_retry_and_window() -> None:
     fleet = fleet_of(
-        "strategies:\n  s:\n    waves: [{fraction: 10%, approve: true}, {fraction: 100%}]\n"
-        "    retry: {attempts: 2}\n    window: {from: '22:00', to: '05:00'}\n"
-        "  plain:\n    waves: [{fraction: 10%, approve: false}, {fraction: 100%}]\n"
+        "strategies:\n  s:\n    waves: [{fraction: 10%, approve: true},"
+        " {ramp: {from: 20%, factor: 2}, bake: 1h}, {fraction: 100%}]\n"
+        "    retry: {attempts: 3, after: 1h}\n    window: {from: '22:00', to: '05:00'}\n"
     )
 
-    refuse_unsupported(fleet.strategies["plain"])
-    with pytest.raises(OperatorError, match="s uses approve, retry, window"):
-        refuse_unsupported(fleet.strategies["s"])
+    strategy = fleet.strategies["s"]
+    rules = strategy.rules()
+    assert [wave.permille for wave in strategy.waves] == [100, 200, 400, 800, 1000]
+    assert rules.bake_seconds == (0.0, 3600.0, 3600.0, 3600.0, 0.0)
+    assert [rules.needs_approval(wave) for wave in range(6)] == [True, *[False] * 5]
+    assert rules.retry == Retry(3, 3600.0, frozenset({"camera", "interrupted"}))
+    assert strategy.window == Window(frozenset(DAYS), 22 * 60, 5 * 60)
 
 
 STRATEGY = "strategies:\n  s:\n    "
@@ -157,6 +163,11 @@ PINNED = "strategies: {s: {waves: [{pins: [gate-01]}, {fraction: 100%}]}}\n"
         (STRATEGY + "window: {days: [monday], from: '22:00', to: '05:00'}", "did you mean 'mon'?"),
         (STRATEGY + "window: {from: '25:00', to: '05:00'}", '9:20: expected a time, "22:00"'),
         (STRATEGY + "window: {days: [mon], to: '05:00'}", "expected from in window, got none"),
+        (STRATEGY + "window: {from: '05:00', to: '05:00'}", "expected a window of some length"),
+        (STRATEGY + "window: {days: [], from: '05:00', to: '06:00'}", "expected at least one day"),
+        (STRATEGY + "waves: [{fraction: 0%}, {fraction: 100%}]", "expected more than 0 %"),
+        (STRATEGY + "waves: [{fraction: 10%}, {fraction: 101%}]", "expected a percentage (10%)"),
+        (STRATEGY + "waves: [{fraction: -5%}, {fraction: 100%}]", "expected a percentage (10%)"),
         ("strategies: {S: {}}", "7:14: expected a name of a-z, 0-9 and '-', got 'S'"),
         ("rollouts: {r: {release: a@1, selector: '*', strategy: s, deny: [gate-3]}}",
             "7:65: expected a declared device, got 'gate-3'; did you mean 'gate-02'?"),
@@ -253,8 +264,7 @@ def test_the_root_s_fleet_is_the_demo_s_and_its_strategies_can_be_used() -> None
     fleet = load_fleet(ROOT / "fleet.yaml")
 
     assert (fleet.name, list(fleet.devices)) == ("demo", ["cam-1", "cam-2", "cam-3"])
-    for strategy in fleet.strategies.values():
-        refuse_unsupported(strategy)
+    assert all(strategy.waves for strategy in fleet.strategies.values())
 
 
 def test_a_file_that_is_no_text_or_too_long_is_an_error_in_a_line(tmp_path: Path) -> None:

@@ -306,3 +306,17 @@ def test_a_verdict_is_obeyed_as_the_strategy_says(
     kind: VerdictKind, rules: Rules, decision: Decision
 ) -> None:
     assert decide(Verdict(kind, ""), rules) is decision
+
+
+@pytest.mark.parametrize("waits_for", ["window", "hold"])
+def test_a_device_that_waits_for_its_window_or_a_hold_is_never_late(waits_for: str) -> None:
+    waiting = CameraSeen("waiting", waits_for)
+    course = START
+    for heard in range(4):
+        judged = looked(course, seen("a", waiting, heard=heard), seconds=900)
+        course = judged.course
+
+        assert judged.verdict.kind is VerdictKind.UNDECIDED
+        assert judged.standings["a"] == Standing(DeviceState.WAITING, is_open=True)
+    late = looked(course, seen("a", CameraSeen("fetching"), heard=9), seconds=1001)
+    assert not late.standings["a"].is_open
