@@ -1,16 +1,19 @@
 """``fleet-agent``: run the agent of one device; enrol it; say how it is."""
 
 import argparse
+import functools
 import logging
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from agent import host
+import msgspec
+
+from agent import doctor, probes, status, walking
 from agent.config import Options, is_on_boot, options_of
 from agent.enroll import claim, enroll
-from agent.journal import JournalFile, from_text
 from agent.service import AGENT_VERSION, Agent, Leaving, OwnEvent
 from agent.slots import BUDGET_BYTES
 from shared.card import read_card
@@ -20,8 +23,8 @@ from shared.limits import HEARTBEAT_SECONDS
 
 logger = logging.getLogger("agent")
 
-STATE = Path("/var/lib/fleet-agent")
-CARD = Path("/boot/firmware/fleet-agent.yaml")
+STATE = probes.STATE
+CARD = probes.BOOT_CARD
 
 
 def main() -> None:
@@ -73,27 +76,27 @@ def _enroll(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    path = arguments.state / "journal.json"
-    saved = from_text(path.read_bytes()) if path.exists() else JournalFile(arguments.state).saved
-    print(f"install {saved.install}, run {saved.runs}, plan {saved.trust.version}")  # noqa: T201
-    for number, document in saved.cameras.items():
-        print(f"camera {number}: {bytes(document).decode()}")  # noqa: T201
-    return 0
+    found = probes.read_status(arguments.state, read_card(arguments.state / "card.yaml"))
+    assert found is not None, "there is a card"
+    _show(arguments, msgspec.json.encode(found), status.lines(found))
+    return status.exit_of(found)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    """Say what stands in the way of this device."""
-    findings: list[tuple[bool, str]] = []
-    try:
-        card = read_card(arguments.state / "card.yaml")
-        findings.append((True, f"card: {card.device} of {card.fleet}, broker {card.broker.url}"))
-    except FleetError as error:
-        findings.append((False, str(error)))
-    is_synchronised = host.is_clock_synchronised()
-    findings.append((is_synchronised, f"clock synchronised: {is_synchronised}"))
-    for is_well, text in findings:
-        print(f"{'ok  ' if is_well else 'FAIL'} {text}")  # noqa: T201
-    return 0 if all(is_well for is_well, _ in findings) else 1
+    """Say what stands in the way of this device, or walk a person through it."""
+    if arguments.hardware:
+        report = arguments.report or Path("fleet-agent-hardware.json")
+        say = functools.partial(print, flush=True)
+        return walking.walk(arguments.state, arguments.camera, report, say)
+    is_service = probes.is_service(arguments.state)
+    findings = doctor.judge(probes.read_facts(arguments.state, is_service=is_service))
+    _show(arguments, msgspec.json.encode(findings), doctor.lines(findings))
+    return doctor.exit_code(findings)
+
+
+def _show(arguments: argparse.Namespace, document: bytes, lines: Iterable[str]) -> None:
+    text = document.decode() if arguments.output == "json" else "\n".join(lines)
+    print(text)  # noqa: T201
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,9 +117,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_state(enroll_command)
     enroll_command.add_argument("--wipe-card", action="store_true", help="as for run")
     enroll_command.add_argument("file", type=Path)
-    for name, text in (("status", "what the journal says"), ("doctor", "what stands in the way")):
-        _add_state(commands.add_parser(name, help=text))
+    _add_output(commands.add_parser("status", help="what runs; exit 3: no agent, 4: not well"))
+    check = commands.add_parser("doctor", help="what stands in the way; exit 6: the broker alone")
+    _add_output(check)
+    check.add_argument("--hardware", action="store_true", help="walk through a Pi's trial")
+    check.add_argument("--camera", type=int, default=0, help="which one to try")
+    check.add_argument("--report", type=Path, help="./fleet-agent-hardware.json; goes on with it")
     return parser
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    _add_state(parser)
+    parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
 
 
 def _add_state(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ Nothing here raises: what a machine does not say is None. Nothing here changes t
 
 import ctypes
 import subprocess
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -13,11 +14,14 @@ from pathlib import Path
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SERIAL = Path("/sys/firmware/devicetree/base/serial-number")
 _TEMPERATURE = Path("/sys/class/thermal/thermal_zone0/temp")
-_THROTTLED = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
+_HWMON = Path("/sys/class/hwmon")
 _BOOT_CHARACTERS = 8
 _TIMEX_BYTES = 512  # More than `struct timex` has anywhere.
 _TIME_ERROR = 5  # What adjtimex returns while the clock is not synchronised.
-_UNDER_VOLTAGE_BIT, _THROTTLED_BITS = 0x1, 0xE
+_UNDER_VOLTAGE_BIT, _THROTTLED_BITS = 0x1, 0xE  # Capped, throttled, soft temperature limit.
+_SINCE_BOOT_SHIFT = 16
+_FIRMWARE_SECONDS = 60.0
+_ASK_SECONDS = 2.0  # The loop waits for it; the firmware needs ten milliseconds.
 _REBOOT_SECONDS = 30
 _KIBIBYTE = 1024
 
@@ -62,16 +66,68 @@ def temperature_c() -> float | None:
         return None
 
 
-def power() -> tuple[bool | None, bool | None]:
-    """Return whether the Pi is throttled now, and whether its supply is too weak now."""
-    text = _text(_THROTTLED)
+@dataclass(frozen=True, slots=True)
+class Power:
+    """What the firmware says of supply and heat, now and since boot; None: it does not say."""
+
+    is_throttled: bool | None = None
+    is_under_voltage: bool | None = None
+    was_throttled: bool | None = None
+    was_under_voltage: bool | None = None
+
+
+def parse_throttled(text: str) -> Power:
+    """Return what ``vcgencmd get_throttled`` means: ``throttled=0x50005``."""
     try:
-        bits = None if text is None else int(text, 16)
+        bits = int(text.strip().removeprefix("throttled="), 16)
     except ValueError:
-        bits = None
-    if bits is None:
-        return None, None
-    return bool(bits & _THROTTLED_BITS), bool(bits & _UNDER_VOLTAGE_BIT)
+        return Power()
+    since_boot = bits >> _SINCE_BOOT_SHIFT
+    return Power(
+        bool(bits & _THROTTLED_BITS),
+        bool(bits & _UNDER_VOLTAGE_BIT),
+        bool(since_boot & _THROTTLED_BITS),
+        bool(since_boot & _UNDER_VOLTAGE_BIT),
+    )
+
+
+class PowerMeter:
+    """Reads the supply's alarm each time, and asks the firmware, for which it forks, seldom.
+
+    The kernel's own file of these bits is deprecated (it warns in its log), and a Pi 5 has none.
+    """
+
+    def __init__(self, hwmon: Path = _HWMON, command: str = "/usr/bin/vcgencmd") -> None:
+        """Prepare; ``hwmon`` is where the kernel shows its sensors."""
+        self._hwmon = hwmon
+        self._command = command
+        self._firmware = Power()
+        self._asked_at = float("-inf")
+
+    def read(self, now: float) -> Power:
+        """Return how the supply is."""
+        if now - self._asked_at >= _FIRMWARE_SECONDS:
+            self._asked_at = now
+            self._firmware = self._ask()
+        alarm = self._alarm()
+        return self._firmware if alarm is None else replace(self._firmware, is_under_voltage=alarm)
+
+    def _ask(self) -> Power:
+        command = [self._command, "get_throttled"]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=_ASK_SECONDS, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return Power()
+        return parse_throttled(done.stdout)
+
+    def _alarm(self) -> bool | None:
+        for name in self._hwmon.glob("hwmon*/name"):
+            if _text(name) == "rpi_volt":
+                text = _text(name.with_name("in0_lcrit_alarm"))
+                return None if text not in {"0", "1"} else text == "1"
+        return None
 
 
 def memory_bytes(*pids: int) -> int:

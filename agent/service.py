@@ -9,6 +9,7 @@ own count, and never touches the machine that it runs on.
 """
 
 import logging
+import os
 import random
 from datetime import datetime, timedelta
 from enum import Enum
@@ -18,9 +19,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
-from agent import host, reporting, systemd, telemetry, watch
+from agent import host, reporting, status, systemd, telemetry, watch
 from agent import journal as durable
 from agent import requests as asking
+from agent.camera.choice import Choice, choose, why_not
 from agent.camera.process import CameraProcess
 from agent.camera.wire import CameraExited, FromCamera, Kind, Simulation
 from agent.cameras import CameraShell, Device, MakeChild
@@ -123,6 +125,7 @@ class Agent:
             username=card.broker.username,
             password=card.broker.password,
             ca=card.broker.ca,
+            certificate=card.broker.credentials,
         )
         self._cameras: dict[int, CameraShell] = {}
         self._overrides: dict[int, asking.Override] = {}
@@ -141,6 +144,9 @@ class Agent:
         self._ticked_at = self._pet_at = self._clock_at = self._next_look = float("-inf")
         self._plan_read = 0  # The plan whose reverts are in the journal.
         self._serial = host.serial()
+        self._power = host.PowerMeter()
+        self._broker = status.BrokerNote()
+        self._noted: tuple[object, ...] = ()
         self._is_clock_right = False
 
     @property
@@ -228,6 +234,7 @@ class Agent:
                 self._oversized(event)
             case Connected():
                 logger.info("connected to the broker")
+                self._broker_is(is_connected=True)
                 self._republish_counts()
             case Acknowledged(token):
                 self._act(token)
@@ -238,6 +245,7 @@ class Agent:
         match event:
             case Disconnected(text=text) | ConnectionFailed(text=text):
                 logger.warning("no connection to the broker: %s", text)
+                self._broker_is(is_connected=False, text=text)
             case SubscriptionRefused(topic=topic):
                 logger.error("the broker refuses the subscription to %s", topic)
             case _:
@@ -436,6 +444,7 @@ class Agent:
         shell = self._cameras.get(camera_number)
         if shell is not None:
             shell.identity, shell.kind = camera, kind
+            shell.kind_reason = self._reason(identity, camera_number)
             shell.frame_rate = identity.settings.frame_rate
             return
         settings = identity.settings.telemetry
@@ -447,6 +456,7 @@ class Agent:
         )
         shell = CameraShell(camera, kind, self._device(), stream)
         shell.simulation = self._options.simulations.get(camera_number, Simulation())
+        shell.kind_reason = self._reason(identity, camera_number)
         shell.frame_rate = identity.settings.frame_rate
         shell.threshold_permille = settings.threshold_permille
         self._cameras[camera_number] = shell
@@ -479,11 +489,31 @@ class Agent:
         )
 
     def _kind(self, kind: str) -> Kind:
-        if kind == "simulated" or (kind == "auto" and self._options.is_demo):
-            return "simulated"
-        if kind == "picamera2":
-            return "picamera2"
-        return "modlib"
+        match kind:
+            case "modlib" | "picamera2" | "simulated":
+                return kind
+            case _ if self._options.is_demo and not self._has_twin:
+                return "simulated"
+            case _:
+                return self._auto.kind
+
+    @cached_property
+    def _auto(self) -> Choice:
+        """Look once a run which library loads: what is installed later is found by the next."""
+        chosen = choose(lambda kind: why_not(kind, is_twin=self._has_twin))
+        logger.info("cameras declared auto are driven by %s: %s", chosen.kind, chosen.why)
+        return chosen
+
+    def _reason(self, identity: Identity, camera: int) -> str | None:
+        """Return why a camera is driven by what drives it, where that was our choice."""
+        is_auto = identity.cameras[str(camera)].kind == "auto"
+        if not is_auto or (self._options.is_demo and not self._has_twin):
+            return None
+        return self._auto.why[:TEXT_CHARACTERS_MAX]
+
+    @property
+    def _has_twin(self) -> bool:
+        return any(one.twin for one in self._options.simulations.values())
 
     # Reboots.
     @property
@@ -550,6 +580,7 @@ class Agent:
         if now - self._reported_at < REPORT_SECONDS:
             return
         document = self._reported(now)
+        self._note(document)
         shown = reporting.essence(document)
         is_progress = now - self._progress_at >= PROGRESS_SECONDS and any(
             camera.deployment is not None and camera.deployment.progress is not None
@@ -561,6 +592,26 @@ class Agent:
         self._heartbeat_at = now + self._options.heartbeat_seconds * random.uniform(0.8, 1.0)  # noqa: S311
         self._seq += 1
         self._bus.state(self._topic("reported"), reporting.encoded(document))
+
+    def _broker_is(self, *, is_connected: bool, text: str = "") -> None:
+        if is_connected is not self._broker.is_connected or text != self._broker.text:
+            since = time_text(host.utc_now())
+            self._broker = status.BrokerNote(is_connected=is_connected, since=since, text=text)
+
+    def _note(self, document: Reported) -> None:
+        """Leave word for `fleet-agent status`, whenever there is news."""
+        children = {
+            str(number): shell.running.process.pid
+            for number, shell in self._cameras.items()
+            if shell.running is not None and shell.running.process.pid is not None
+        }
+        news = (reporting.essence(document), self._broker, children)
+        if news != self._noted:
+            self._noted = news
+            note = status.Note(
+                pid=os.getpid(), broker=self._broker, children=children, reported=document
+            )
+            status.write_note(self._options.state, note)
 
     def _reported(self, now: float) -> Reported:
         bundle, identity = self._trust.bundle, self._trust.identity
@@ -636,13 +687,13 @@ class Agent:
             shell.telemetry, cameras[str(number)] = telemetry.measure(shell.telemetry, now)
             if shell.running is not None and shell.running.process.pid is not None:
                 pids.append(shell.running.process.pid)
-        throttled, under_voltage = host.power()
+        power = self._power.read(now)
         document = Health(
             at=time_text(host.utc_now()),
             run=self.run_name,
             temperature_c=host.temperature_c(),
-            throttled=throttled,
-            under_voltage=under_voltage,
+            throttled=power.is_throttled,
+            under_voltage=power.is_under_voltage,
             memory_bytes=host.memory_bytes(*pids),
             cameras=cameras,
         )
