@@ -138,6 +138,7 @@ class CameraShell:
         """Take up the journal where the last run left it; ``boot`` begins."""
         self.identity = identity
         self.kind: Kind = kind
+        self.kind_reason: str | None = None
         self.telemetry = telemetry
         self.simulation = Simulation()
         self.frame_rate: int | None = None
@@ -324,6 +325,7 @@ class CameraShell:
         hour = None if record is None else evidence.last_hour(record, now)
         return messages.CameraReported(
             kind=self.kind,
+            kind_reason=self.kind_reason,
             state=self.state,
             release=None if active is None else active.release,
             manifest_sha256=None if active is None else active.manifest_sha256,

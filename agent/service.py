@@ -13,6 +13,7 @@ import os
 import random
 from datetime import datetime, timedelta
 from enum import Enum
+from functools import cached_property
 from importlib.metadata import version
 from time import monotonic
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError

@@ -126,6 +126,7 @@ class CameraReported(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: str
     state: CameraState
+    kind_reason: str | None = None  # Why this kind, where the identity says `auto`.
     release: str | None = None
     manifest_sha256: str | None = None
     previous: str | None = None

@@ -73,6 +73,9 @@ class Camera(Protocol):
             FailedError: The stream broke.
         """
 
+    def picture(self) -> Pixels | None:
+        """Return what the last frame showed, RGB, or None where it cannot be had."""
+
     def infer(self, image: Pixels) -> Tensors | None:
         """Return the network's outputs for an image, or None where the camera cannot inject one."""
 

@@ -14,7 +14,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from io import BufferedReader
+from pathlib import Path
 from typing import IO, Protocol
 
 from agent.camera.wire import (
@@ -22,9 +24,12 @@ from agent.camera.wire import (
     CameraFailed,
     FrameSeen,
     FromCamera,
+    ImageTaken,
     Job,
+    Kind,
     Message,
     encode_job,
+    image_word,
     read_message,
 )
 from shared.errors import CameraError, RefusedError
@@ -33,6 +38,7 @@ STOP_SECONDS = 5.0  # A polite stop of a real camera takes one to two.
 KILL_SECONDS = 5.0  # The kernel needs milliseconds, unless the driver holds the process.
 # numpy's threads wait for each other at full speed: beside other work masks took ten times as long.
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+SYSTEM_PACKAGES = Path("/usr/lib/python3/dist-packages")  # Debian's, of its own Python.
 EVENTS_WAITING_MAX = 256  # Frames beyond that in an inbox are late news.
 
 _log = logging.getLogger(__name__)
@@ -60,6 +66,7 @@ class CameraProcess:
         self._child: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
         self._dropped = 0
+        self._is_asked = False
 
     @property
     def token(self) -> int:
@@ -100,7 +107,7 @@ class CameraProcess:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     pass_fds=(file.fileno(),),
-                    env={**os.environ, **ONE_THREAD},
+                    env=environment_of(self._job.kind),
                 )
         except OSError as error:
             raise CameraError(f"camera {self._job.camera}: cannot start: {error}") from error
@@ -113,6 +120,19 @@ class CameraProcess:
         """Ask the child to stop and return at once; ``CameraExited`` comes when it has."""
         if self._child is not None and self._child.stdin is not None:
             self._child.stdin.close()
+
+    def look(self, threshold_permille: int) -> None:
+        """Ask for an image; ``ImageTaken`` follows. Asked again before it came: still one image.
+
+        So a child that does not read, because its camera hangs, never fills the pipe and us.
+        """
+        pipe = None if self._child is None else self._child.stdin
+        if pipe is None or pipe.closed or self._is_asked:
+            return
+        with suppress(OSError):  # It is gone; that arrives in the inbox.
+            pipe.write(image_word(threshold_permille))
+            pipe.flush()
+            self._is_asked = True
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Stop the child: politely, then by force. Returns when it is gone."""
@@ -165,6 +185,7 @@ class CameraProcess:
 
     def _forward(self, pipe: BufferedReader) -> None:
         while (message := read_message(pipe.read)) is not None:
+            self._is_asked = self._is_asked and not isinstance(message, ImageTaken)
             if isinstance(message, FrameSeen) and len(self._inbox) >= EVENTS_WAITING_MAX:
                 self._dropped += 1
             else:
@@ -172,6 +193,17 @@ class CameraProcess:
 
     def _put(self, message: Message) -> None:
         self._inbox.put(FromCamera(self._job.camera, self._token, message))
+
+
+def environment_of(kind: Kind) -> dict[str, str]:
+    """Return the variables of a child: picamera2 is the system's, and so is what it needs.
+
+    The system's come first for it: its picamera2 was built against its numpy, not against ours.
+    """
+    environment = {**os.environ, **ONE_THREAD}
+    if kind == "picamera2" and (SYSTEM_PACKAGES / "picamera2").is_dir():
+        environment["PYTHONPATH"] = str(SYSTEM_PACKAGES)
+    return environment
 
 
 def _end_of(child: subprocess.Popen[bytes], pipe: IO[bytes]) -> int:

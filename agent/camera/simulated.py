@@ -109,6 +109,7 @@ class _Simulated:
         self._started_at = 0.0
         self._frame = -1
         self._has_inferred = False
+        self._picture: Pixels | None = None
 
     def start(self, report: Callable[[int], None]) -> None:
         self._fail_to_start()
@@ -131,6 +132,9 @@ class _Simulated:
                 return self._captured(frame)
         return None
 
+    def picture(self) -> Pixels | None:
+        return self._picture
+
     def infer(self, image: Pixels) -> Tensors | None:
         return self._graph.run(image)
 
@@ -143,7 +147,7 @@ class _Simulated:
         at = time.time()
         if self._has_no_inference(frame):
             return Captured(frame, at)
-        picture = self._source.picture(frame)
+        picture = self._picture = self._source.picture(frame)
         if self._manifest.input.color == "BGR":
             picture = picture[..., ::-1]
         frame_ms = PERMILLE / self._manifest.frame_rate

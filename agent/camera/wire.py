@@ -1,8 +1,9 @@
 """What parent and child say to each other about one camera: types and framing.
 
 The job goes to the child once, before it starts. Then the child talks and the parent listens:
-length-prefixed JSON, every message bounded, an unknown one an error. The parent's only word is to
-close the child's standard input, which means "stop"; its own death says the same.
+length-prefixed JSON, every message bounded, an unknown one an error. The parent has two words: a
+line on the child's standard input asks for an image, and its end means "stop"; the parent's own
+death says the same.
 """
 
 import struct
@@ -16,9 +17,9 @@ from shared.detections import Class, Object
 from shared.errors import LimitError, MalformedError
 from shared.limits import MANIFEST_BYTES
 
-MESSAGE_BYTES_MAX = (
-    256 * 1024
-)  # 300 objects are 40 KB; keypoints and masks may double a message's 64 KiB.
+# 300 objects are 110 KB with the longest names; keypoints and masks may double a message's 64 KiB. An
+# image of 256 KiB takes 342 KiB here.
+MESSAGE_BYTES_MAX = 512 * 1024
 JOB_BYTES_MAX = 2 * MANIFEST_BYTES + 65_536  # The manifest as base64, paths and faults.
 _LENGTH = struct.Struct(">I")
 
@@ -87,6 +88,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         starts: Camera starts since boot before this one; the child cannot count them itself.
         rpk: The network as packaged on this device (agent/camera/packer.py), or as it came in the
             release; a simulated camera needs none.
+        track_permille: Follow objects from one frame to the next; what scores less begins no track.
     """
 
     camera: int
@@ -98,6 +100,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     simulation: Simulation = Simulation()
     starts: int = 0
     rpk: str | None = None
+    track_permille: int | None = None
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
@@ -132,6 +135,7 @@ class _Frame(_Message, frozen=True, kw_only=True):
         shapes: Of the output tensors.
         problems: What is wrong with the values: words of shared/decode.
         classes: For classify, best first.
+        tracks: The number of each object's track, 0 for none; None: nobody asked for them.
         decode_us: Microseconds from output tensors to this message.
     """
 
@@ -144,6 +148,7 @@ class _Frame(_Message, frozen=True, kw_only=True):
     dsp_ms: float | None = None
     problems: tuple[str, ...] = ()
     classes: tuple[Class, ...] | None = None
+    tracks: tuple[int, ...] | None = None
     decode_us: int = 0
 
 
@@ -163,6 +168,13 @@ class FrameText(_Frame, frozen=True, kw_only=True, tag="FrameSeen"):
     objects: msgspec.Raw | None = None
 
 
+class ImageTaken(_Message, frozen=True, kw_only=True):
+    """What a frame showed, with what was found drawn into it; no bytes: it cannot be had."""
+
+    jpeg: bytes
+    text: str = ""
+
+
 class CameraFailed(_Message, frozen=True, kw_only=True):
     """The camera cannot go on; the child ends after this.
 
@@ -174,7 +186,7 @@ class CameraFailed(_Message, frozen=True, kw_only=True):
     text: str
 
 
-Message = Uploading | Streaming | GoldenCompared | FrameSeen | CameraFailed
+Message = Uploading | Streaming | GoldenCompared | FrameSeen | ImageTaken | CameraFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +240,11 @@ def read_message(read: Callable[[int], bytes]) -> Message | None:
         return _DECODER.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedError(f"not a message of a camera: {error}") from error
+
+
+def image_word(threshold_permille: int) -> bytes:
+    """Return the line that asks a child for an image with what scores so much or more."""
+    return b"%d\n" % threshold_permille
 
 
 def encode_job(job: Job) -> bytes:

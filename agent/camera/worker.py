@@ -12,9 +12,11 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -24,6 +26,7 @@ from agent.camera.wire import (
     CameraFailed,
     FrameText,
     GoldenCompared,
+    ImageTaken,
     Job,
     Message,
     Streaming,
@@ -32,12 +35,15 @@ from agent.camera.wire import (
     frame_message,
 )
 from shared.decode.labels import read_labels
-from shared.decode.task import Writer, decoder_of, writer_of
+from shared.decode.task import Decoder, Writer, decoder_of, writer_of
 from shared.errors import FleetError, RefusedError
 from shared.golden import agreement_permille, read_golden
 from shared.limits import MANIFEST_BYTES, TEXT_CHARACTERS_MAX
 from shared.messages import decode
 from shared.release import Manifest
+
+if TYPE_CHECKING:
+    from agent.camera.tracks import Tracker
 
 STOP_SECONDS = 4.0  # Before the parent kills us, so that the kernel sees the camera closed.
 ORPHAN_CODE = 75
@@ -45,6 +51,7 @@ FAILED_CODE = 1
 _PR_SET_PDEATHSIG = 1
 
 Say = Callable[[Message | FrameText], None]
+Wishes = deque[float]  # For an image: the lowest score that is drawn.
 
 
 def main() -> int:
@@ -53,12 +60,12 @@ def main() -> int:
     _die_with(parent)
     logging.basicConfig(level=logging.INFO, format="camera: %(name)s: %(message)s")
     say = _own_output()
-    stopping = threading.Event()
-    threading.Thread(target=_wait_for_stop, args=(stopping,), daemon=True).start()
+    stopping, wishes = threading.Event(), Wishes(maxlen=1)
+    threading.Thread(target=_listen, args=(stopping, wishes), daemon=True).start()
     with os.fdopen(job_file, "rb") as file:
         job = decode_job(file.read(JOB_BYTES_MAX))
     try:
-        _run(job, say, stopping)
+        _run(job, say, stopping, wishes)
     except FailedError as error:
         return _fail(say, error.code, error.text)
     except RefusedError as error:
@@ -68,10 +75,11 @@ def main() -> int:
     return 0
 
 
-def _run(job: Job, say: Say, stopping: threading.Event) -> None:
+def _run(job: Job, say: Say, stopping: threading.Event, wishes: Wishes) -> None:
     manifest = decode(job.manifest, Manifest, bytes_max=MANIFEST_BYTES)
     labels = _read_labels(job, manifest)
     writer = writer_of(manifest, labels, threshold=job.threshold_permille / 1000)
+    tracker = _tracker(job)
     camera = _open(job, manifest, stopping)
     try:
         camera.start(lambda done: say(Uploading(done_permille=done)))
@@ -80,7 +88,9 @@ def _run(job: Job, say: Say, stopping: threading.Event) -> None:
         say(Streaming())
         _compare_golden(job, manifest, camera, say)
         while (captured := camera.read()) is not None:
-            say(seen(captured, writer))
+            say(seen(captured, writer, tracker))
+            if wishes and captured.tensors is not None:
+                say(_image(camera, captured, decoder_of(manifest, labels, threshold=wishes.pop())))
     finally:
         camera.stop()
 
@@ -107,12 +117,13 @@ def _open(job: Job, manifest: Manifest, stopping: threading.Event) -> Camera:
     return ai_camera(job, manifest, stopping)
 
 
-def seen(captured: Captured, writer: Writer) -> FrameText:
+def seen(captured: Captured, writer: Writer, tracker: "Tracker | None" = None) -> FrameText:
     """Return what the child says of a frame."""
     if captured.tensors is None:
         return FrameText(frame=captured.frame, at=captured.at, is_valid=False)
     began = time.perf_counter_ns()
     written = writer(captured.tensors)
+    is_tracked = tracker is not None and written.columns is not None
     return FrameText(
         frame=captured.frame,
         at=captured.at,
@@ -124,8 +135,32 @@ def seen(captured: Captured, writer: Writer) -> FrameText:
         problems=written.problems,
         objects=None if written.objects is None else msgspec.Raw(written.objects),
         classes=written.classes,
+        tracks=tracker.update(written.columns, captured.at) if is_tracked else None,
         decode_us=(time.perf_counter_ns() - began) // 1000,
     )
+
+
+def _tracker(job: Job) -> "Tracker | None":
+    if job.track_permille is None:
+        return None
+    try:
+        from agent.camera.tracks import Tracker  # noqa: PLC0415 - Only where it is asked for.
+    except ImportError as error:
+        logging.warning("no tracked objects: %s is not installed", error.name)  # noqa: LOG015
+        return None
+    return Tracker(least=job.track_permille / 1000)
+
+
+def _image(camera: Camera, captured: Captured, decoder: Decoder) -> ImageTaken:
+    """Return what the frame showed; a camera without pictures is no reason to fail."""
+    try:
+        from agent.camera.snapshot import snapshot  # noqa: PLC0415 - Only when it is asked for.
+    except ImportError as error:
+        return ImageTaken(jpeg=b"", text=f"an image needs Pillow: {error}")
+    picture = camera.picture()
+    if picture is None or captured.tensors is None:
+        return ImageTaken(jpeg=b"", text="this camera gives no image")
+    return ImageTaken(jpeg=snapshot(picture, decoder(captured.tensors)))
 
 
 def _compare_golden(job: Job, manifest: Manifest, camera: Camera, say: Say) -> None:
@@ -179,11 +214,11 @@ def _own_output() -> Say:
     return say
 
 
-def _wait_for_stop(stopping: threading.Event) -> None:
-    """Stop when standard input ends: the parent asked for it, or is gone."""
+def _listen(stopping: threading.Event, wishes: Wishes) -> None:
+    """Take wishes for images; stop when standard input ends: the parent asked, or is gone."""
     with suppress(OSError):
-        while os.read(0, 4096):
-            pass
+        while words := os.read(0, 4096):
+            wishes.extend(int(word) / 1000 for word in words.split() if word.isdigit())
     stopping.set()
     time.sleep(STOP_SECONDS)
     os._exit(ORPHAN_CODE)

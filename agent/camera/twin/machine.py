@@ -44,7 +44,11 @@ INJECT, INPUT_FD, INPUT_COUNT = 0x00982903, 0x00982904, 0x00982905
 def put_in_place(job: Job, manifest: Manifest) -> None:
     """Let this process see a machine with the AI Cameras that the job needs."""
     ids = [f"/base/axi/pcie@1000120000/rp1/{BUSES[n]}/imx500@1a" for n in range(job.camera + 1)]
-    sensors = [Sensor(job, manifest, camera_id) for camera_id in ids]
+    plug_in([Sensor(job, manifest, camera_id) for camera_id in ids])
+
+
+def plug_in(sensors: list[Sensor]) -> None:
+    """Let this process see a machine with these sensors, and a libcamera that knows them."""
     libcamera.attach(sensors)
     sys.modules["libcamera"] = libcamera
     for name in NEVER_CALLED:
