@@ -12,7 +12,9 @@ from pathlib import Path
 
 from agent.config import Options
 from shared.card import Card, read_card, write_card
-from shared.errors import OperatorError, StorageError
+from shared.errors import MalformedError, OperatorError, StorageError
+from shared.files import read_bounded
+from shared.limits import CARD_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,10 @@ def _read(given: Path | None, kept_path: Path) -> Card:
     kept = read_card(kept_path) if kept_path.exists() else None
     if given is None or (kept is not None and not given.exists()):
         return kept or read_card(kept_path)  # Without either, the error says what is missing.
+    if _is_wiped(given):
+        if kept is None:
+            raise MalformedError(f"card: {given} was wiped; expected one that was never read")
+        return kept  # The power failed between overwriting and removing it.
     card = read_card(given)
     if kept is not None and (kept.fleet, kept.device) != (card.fleet, card.device):
         raise OperatorError(
@@ -71,6 +77,11 @@ def _read(given: Path | None, kept_path: Path) -> Card:
             f" that of {card.device} of {card.fleet}: use another --state"
         )
     return card
+
+
+def _is_wiped(path: Path) -> bool:
+    data = read_bounded(path, CARD_BYTES) if path.is_file() else None
+    return data is not None and not data.strip(b"\0")
 
 
 def _give_away(path: Path) -> None:
