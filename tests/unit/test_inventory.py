@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from controller.gates.rules import Gates
 from controller.inventory import (
     FLEET_YAML_BYTES,
     Fleet,
@@ -106,6 +107,21 @@ def test_a_strategy_has_its_ramp_approvals_retry_and_window() -> None:
     assert strategy.window == Window(frozenset(DAYS), 22 * 60, 5 * 60)
 
 
+def test_gates_are_what_fleet_yaml_says_and_absent_where_it_says_none() -> None:
+    fleet = fleet_of(
+        "strategies:\n  s:\n    probe: {valid_rate: 80%}\n"
+        "    gates: {dnn_ms: 60, golden: 95%, restarts: 1, detections_change: 50%, "
+        "scores_change: 25%, false_abort: 0.5%}\n  plain: {}\n  some: {gates: {restarts: 0}}\n"
+    )
+
+    assert fleet.strategies["s"].rules().gates == Gates(
+        valid_rate_permille=800, dnn_ms=60, golden_permille=950, restarts=1,
+        detections_permille=500, scores_permille=250, false_abort_permille=5,
+    )  # fmt: skip
+    assert fleet.strategies["plain"].rules().gates is None
+    assert fleet.strategies["some"].rules().gates == Gates(restarts=0)
+
+
 STRATEGY = "strategies:\n  s:\n    "
 PINNED = "strategies: {s: {waves: [{pins: [gate-01]}, {fraction: 100%}]}}\n"
 
@@ -139,6 +155,16 @@ PINNED = "strategies: {s: {waves: [{pins: [gate-01]}, {fraction: 100%}]}}\n"
         (STRATEGY + "window: {from: 22:00, to: 05:00}",
             '9:20: expected text, got 22:00, which YAML reads as int: write "22:00"'),
         (STRATEGY + "gates: {dnnms: 60}", "unknown key 'dnnms' in gates; did you mean 'dnn_ms'?"),
+        (STRATEGY + "gates: {dnn_ms: 0}", "9:21: expected a whole number from 1 to 1000, got '0'"),
+        (STRATEGY + "gates: {golden: 95}", "9:21: expected a percentage, e.g. 95%, got '95'"),
+        (STRATEGY + "gates: {golden: 0%}", "9:21: expected a percentage from 0.1% to 100%, got '"),
+        (STRATEGY + "gates: {restarts: -1}", "9:23: expected a whole number from 0 to 1000, got "),
+        (STRATEGY + "gates: {detections_change: 0%}",
+            "9:32: expected a percentage from 1% to 100%, got '0%'"),
+        (STRATEGY + "gates: {scores_change: 120%}", "9:28: expected a percentage (10%), got '120%"),
+        (STRATEGY + "gates: {false_abort: 50%}", "expected a percentage from 0.1% to 20%, got '50"),
+        (STRATEGY + "gates: {false_abort: 0%}", "expected a percentage from 0.1% to 20%, got '0%'"),
+        (STRATEGY + "gates: [dnn_ms]", "9:12: expected a mapping (key: value), got a list"),
         ("defaults: {telemetry: {encoding: xml}}", "7:34: expected json | packed, got 'xml'"),
         ("defaults: {telemetry: {threshold: 1.5}}", "7:35: expected a number from 0 to 1"),
         ("defaults: {telemetry: {rate: 5}}", "unknown key 'rate' in telemetry; did you mean 'rat"),
