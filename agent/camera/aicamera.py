@@ -13,6 +13,7 @@ its 1.5.0 does:
 """
 
 import io
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,6 +32,8 @@ SENSOR_MODEL = "imx500"
 DEBUGFS = "/sys/kernel/debug/"
 BUSY_TEXT = "Device or resource busy"  # EBUSY in words: libcamera and modlib pass on no number.
 TEXT_CHARACTERS = 300
+
+_log = logging.getLogger(__name__)
 
 
 class Request(Protocol):
@@ -102,6 +105,7 @@ class _AiCamera:
     def start(self, report: Callable[[int], None]) -> None:
         try:
             self._device.deploy(self._model)
+            _log.info("the sensor is %s", self._device.get_device_id())
             with watched(self._device.imx500.get_fw_upload_progress, report):
                 self._device.start()
         except (RuntimeError, ValueError, OSError) as error:

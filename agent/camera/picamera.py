@@ -5,6 +5,7 @@ the system's packages. Its IMX500 class asks ``sudo`` for the progress of an upl
 read it; a service does not: then the progress is unknown.
 """
 
+import logging
 import subprocess
 import threading
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from shared.release import Manifest
 
 BUFFERS = 12  # As in picamera2's own examples for this sensor: inference lags behind the picture.
 DEBUGFS = Path("/sys/kernel/debug")
+
+_log = logging.getLogger(__name__)
 
 
 def pi_camera(job: Job, manifest: Manifest, stopping: threading.Event) -> Camera:
@@ -51,6 +54,7 @@ def pi_camera(job: Job, manifest: Manifest, stopping: threading.Event) -> Camera
 
     def start(arrivals: Arrivals, report: Callable[[int], None]) -> Any:  # noqa: ANN401
         sensor = Sensor(str(rpk), camera_id=cameras[number]["Id"])
+        _log.info("the sensor is %s", sensor.get_device_id())
         camera = Picamera2(number)
         camera.pre_callback = lambda request: arrivals.take(request.get_metadata())
         rate = {"FrameRate": round(job.frame_rate)}
