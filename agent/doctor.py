@@ -245,7 +245,8 @@ def _fleet(facts: Facts) -> Iterator[Finding]:
         yield _ok("service", "active") if is_up else _error("service", facts.service, remedy)
     if facts.status is not None and facts.status.is_running:
         for problem in facts.status.problems:
-            yield _warning("agent", problem, JOURNAL)
+            taken = "taken over" in problem.lower()  # MQTT's words for another with our name.
+            yield _warning("agent", problem, _TWIN if taken else JOURNAL)
 
 
 def _card(facts: Facts) -> Finding:
@@ -309,6 +310,10 @@ def _warns_if(is_so: bool, what: str, text: str, remedy: str) -> Finding:  # noq
     return _warning(what, text, remedy) if is_so else _ok(what, text)
 
 
+_TWIN = (
+    "another card has this device's id; `fleetctl device ls` says which machines they are in:"
+    " give one of them a card of its own"
+)
 _CABLE = (
     "power off, seat the cable at both ends; camera_auto_detect=1 (or dtoverlay=imx500) in"
     " /boot/firmware/config.txt; reboot"

@@ -31,6 +31,7 @@ class Known:
         replaced: Installs that a newer one has taken the place of.
         is_reinstalled: The install changed while we knew the device.
         is_duplicate: A replaced install spoke again.
+        duplicate_run, duplicate_serial: The one that did, and the machine that it is in.
     """
 
     device: str
@@ -41,6 +42,8 @@ class Known:
     replaced: tuple[str, ...] = ()
     is_reinstalled: bool = False
     is_duplicate: bool = False
+    duplicate_run: str = ""
+    duplicate_serial: str | None = None
 
     @property
     def is_online(self) -> bool:
@@ -84,7 +87,9 @@ def fold_reported(known: Known, report: Reported, *, is_retained: bool) -> Known
     """Return what is known after a report; an old or foreign one changes nothing."""
     install, number = parse_run(report.run)
     if install in known.replaced:
-        return replace(known, is_duplicate=True)
+        return replace(
+            known, is_duplicate=True, duplicate_run=report.run, duplicate_serial=report.serial
+        )
     last = known.report
     if last is not None:
         last_install, last_number = parse_run(last.run)
@@ -154,10 +159,26 @@ def notes_of(known: Known, identity_version: int) -> tuple[str, ...]:
     if known.is_reinstalled:
         notes.append("reinstalled: a new card speaks for this device")
     if known.is_duplicate:
-        notes.append("duplicate_device: a replaced card speaks again")
+        notes.append(_duplicate(known))
     if known.report is not None:
         notes.extend(_notes_of_report(known.report, identity_version))
     return tuple(notes)
+
+
+def _duplicate(known: Known) -> str:
+    """Say which two cards speak under one id, and in which machines they are."""
+    newer = known.report
+    cards = [_card(known.duplicate_run, known.duplicate_serial)]
+    if newer is not None:
+        cards.append(_card(newer.run, newer.serial))
+    return (
+        f"duplicate_device: two cards speak for it: {' and '.join(cards)}; `fleetctl device add`"
+        " one of them under an id of its own"
+    )
+
+
+def _card(run: str, serial: str | None) -> str:
+    return f"{run or 'one of before'} in {serial or 'a machine without a serial number'}"
 
 
 def _notes_of_report(report: Reported, identity_version: int) -> Iterator[str]:

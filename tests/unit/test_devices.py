@@ -48,6 +48,23 @@ def test_a_new_card_takes_over_and_the_old_one_is_a_duplicate() -> None:
     assert (doubled.report, doubled.is_duplicate) == (report("new-1", 0), True)
 
 
+def test_two_cards_with_one_id_are_told_with_the_serial_numbers_of_both() -> None:
+    old = report("card-10", serial="10000000aaaaaaaa")
+    known = fold_reported(
+        heard(report("card-9", 7), report("new-1", serial="10000000bbbbbbbb")),
+        old,
+        is_retained=False,
+    )
+
+    (note,) = [one for one in notes_of(known, 1) if one.startswith("duplicate_device")]
+    assert "card-10 in 10000000aaaaaaaa and new-1 in 10000000bbbbbbbb" in note
+
+    nameless = fold_reported(
+        heard(report("card-9"), report("new-1")), report("card-9", 1), is_retained=False
+    )
+    assert "card-9 in a machine without a serial number" in " ".join(notes_of(nameless, 1))
+
+
 @pytest.mark.parametrize("run", ["", "-", "card", "card-x", "card-٣", "card-" + "9" * 5_000])
 def test_a_run_that_is_none_counts_as_the_first_of_its_install(run: str) -> None:
     assert parse_run(run) == (run, 0)
