@@ -22,10 +22,7 @@ from tests.fleet import Release, make_release
 
 SIMULATED = "simulated"
 TWINS: tuple[Kind, ...] = ("modlib", "picamera2")
-on_twins = pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.twin) for k in TWINS])
-on_every_kind = pytest.mark.parametrize(
-    "kind", [SIMULATED, *(pytest.param(k, marks=pytest.mark.twin) for k in TWINS)]
-)
+KINDS = (SIMULATED, *(pytest.param(kind, marks=pytest.mark.twin) for kind in TWINS))
 
 
 def on_kind(job: Job, kind: Kind) -> Job:

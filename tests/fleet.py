@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from securesystemslib.signer import CryptoSigner
@@ -49,6 +49,7 @@ ROOT = Path(__file__).parents[1]
 FLEET = "site-a"
 PATIENCE_SECONDS = 60.0  # Only what never comes takes so long.
 QUICK_PROBE = Probe(seconds=1, valid_rate_permille=500, activation_seconds=15)
+CameraKind = Literal["auto", "modlib", "picamera2", "simulated"]
 Reported = dict[str, object]
 
 
@@ -227,7 +228,13 @@ class Fleet:
         return entry
 
     def identity(
-        self, device: str, *, version: int = 1, cameras: int = 1, **settings: object
+        self,
+        device: str,
+        *,
+        version: int = 1,
+        cameras: int = 1,
+        kind: CameraKind = "simulated",
+        **settings: object,
     ) -> bytes:
         identity = Identity(
             fleet=FLEET,
@@ -236,7 +243,7 @@ class Fleet:
             at=time_text(datetime.now(UTC)),
             timezone="UTC",
             labels={"role": "door"},
-            cameras={str(n): CameraIdentity(kind="simulated") for n in range(cameras)},
+            cameras={str(n): CameraIdentity(kind=kind) for n in range(cameras)},
             settings=Settings(
                 **{"telemetry": TelemetrySettings(threshold_permille=300), **settings}  # type: ignore[arg-type]
             ),

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import msgspec
 
-from agent.camera.wire import Fault, Simulation
+from agent.camera.wire import Fault, Kind, Simulation
 from controller.broker import RunningBroker
-from tests.fleet import Fleet, Reported, RunningAgent, camera_of
+from tests.cameras import release_for
+from tests.fleet import Fleet, Release, Reported, RunningAgent, camera_of
 
 
 @dataclass
@@ -18,6 +19,7 @@ class Site:
     fleet: Fleet
     folder: Path
     broker: RunningBroker
+    kind: Kind = "simulated"
     agents: list[RunningAgent] = field(default_factory=list)
 
     def agent(
@@ -30,9 +32,9 @@ class Site:
         **settings: object,
     ) -> RunningAgent:
         """Enrol a device and start its agent."""
+        settings.setdefault("kind", self.kind)
         card = self.fleet.enrol(device, cameras=cameras, **settings)
-        path = self.folder / f"{device}.simulation.json"
-        path.write_bytes(msgspec.json.encode(Simulation(faults=faults)))
+        path = self._simulation(device, faults)
         simulate = ("--simulate", str(path))
         made = RunningAgent(device, self.folder / device, card, (*simulate, *arguments), dies=dies)
         self.agents.append(made.start())
@@ -40,16 +42,25 @@ class Site:
 
     def set_faults(self, device: str, *faults: Fault) -> None:
         """Other faults, from the agent's next start on."""
+        self._simulation(device, faults)
+
+    def release(self, version: int = 1, **changes: object) -> Release:
+        """Return a release for the cameras of this site."""
+        return release_for(self.kind, version, **changes)
+
+    def _simulation(self, device: str, faults: tuple[Fault, ...]) -> Path:
         path = self.folder / f"{device}.simulation.json"
-        path.write_bytes(msgspec.json.encode(Simulation(faults=faults)))
+        simulation = Simulation(faults=faults, twin=self.kind != "simulated")
+        path.write_bytes(msgspec.json.encode(simulation))
+        return path
 
 
 def is_streaming(report: Reported) -> bool:
     return camera_of(report)["state"] == "streaming"
 
 
-def open_site(broker: RunningBroker, folder: Path) -> Iterator[Site]:
-    site = Site(Fleet(broker.url, folder), folder, broker)
+def open_site(broker: RunningBroker, folder: Path, kind: Kind = "simulated") -> Iterator[Site]:
+    site = Site(Fleet(broker.url, folder), folder, broker, kind)
     try:
         yield site
     finally:

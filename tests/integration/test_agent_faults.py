@@ -11,7 +11,9 @@ import pytest
 
 from agent.camera.wire import Fault
 from controller.broker import RunningBroker
+from controller.twins import PACKER_VARIABLE, write_packer
 from shared.assignment import Action, Probe
+from tests.cameras import KINDS
 from tests.fleet import (
     camera_of,
     cause_of,
@@ -30,23 +32,39 @@ def site(broker: RunningBroker, tmp_path: Path) -> Iterator[Site]:
     yield from open_site(broker, tmp_path)
 
 
+@pytest.fixture(params=KINDS)
+def any_site(
+    request: pytest.FixtureRequest,
+    broker: RunningBroker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Site]:
+    """A site with simulated cameras, or with the real libraries on twins of the sensor."""
+    monkeypatch.setenv(PACKER_VARIABLE, str(write_packer(tmp_path)))
+    yield from open_site(broker, tmp_path, request.param)
+
+
+ACTIVATION_SECONDS = {"simulated": 3, "modlib": 15, "picamera2": 15}  # Libraries load slowly.
 FAULTS = ("crash", "wrong_shapes", "wrong_name", "failed_start", "hang", "no_valid_output")
 
 
 @on_nats
-def test_releases_that_fail_their_gate_are_rolled_back_and_to_blame(site: Site) -> None:
+def test_releases_that_fail_their_gate_are_rolled_back_and_to_blame(any_site: Site) -> None:
+    site = any_site
     faults = [
         Fault(kind=kind, release=f"tiny@{number}")  # type: ignore[arg-type]
         for number, kind in enumerate(FAULTS, start=2)
     ]
     site.agent(DEVICE, faults=tuple(faults))
-    first = make_release(1)
+    first = site.release(1)
     site.fleet.offer(first)
     site.fleet.wait_phase(DEVICE, "committed")
-    probe = Probe(seconds=1, valid_rate_permille=500, activation_seconds=3)
+    probe = Probe(
+        seconds=1, valid_rate_permille=500, activation_seconds=ACTIVATION_SECONDS[site.kind]
+    )
 
     for number, kind in enumerate(FAULTS, start=2):
-        release, rollout = make_release(number), f"r-{number}"
+        release, rollout = site.release(number), f"r-{number}"
         site.fleet.put_blocks(release)
         site.fleet.list_release(release)
         site.fleet.plan(entry_of(release, rollout, probe=probe), entry_of(first, "r-1"))
@@ -101,11 +119,12 @@ def test_a_release_whose_network_bears_another_name_is_never_committed(site: Sit
 
 
 @on_nats
-def test_a_dead_camera_is_blamed_on_the_camera_not_on_the_release(site: Site) -> None:
+def test_a_dead_camera_is_blamed_on_the_camera_not_on_the_release(any_site: Site) -> None:
+    site = any_site
     # The bridge dies for good at the second start: the new release's, and every later one.
     dead = Fault(kind="dead_bridge", value=1)
     agent = site.agent(DEVICE, faults=(dead,))
-    first, second = make_release(1), make_release(2)
+    first, second = site.release(1), site.release(2)
     site.fleet.offer(first)
     site.fleet.wait_phase(DEVICE, "committed")
     site.set_faults(DEVICE, Fault(kind="failed_start"))  # What the reboot finds.
@@ -122,9 +141,10 @@ def test_a_dead_camera_is_blamed_on_the_camera_not_on_the_release(site: Site) ->
 
 
 @on_nats
-def test_a_release_that_kills_the_bridge_is_blamed_on_the_release(site: Site) -> None:
+def test_a_release_that_kills_the_bridge_is_blamed_on_the_release(any_site: Site) -> None:
+    site = any_site
     agent = site.agent(DEVICE, faults=(Fault(kind="dead_bridge", value=1),))
-    first, second = make_release(1), make_release(2)
+    first, second = site.release(1), site.release(2)
     site.fleet.offer(first)
     site.fleet.wait_phase(DEVICE, "committed")
 
@@ -187,9 +207,10 @@ def test_a_plan_in_the_middle_of_an_activation_waits_for_its_end(site: Site) -> 
 
 
 @on_nats
-def test_a_killed_or_silenced_camera_child_is_started_again(site: Site) -> None:
+def test_a_killed_or_silenced_camera_child_is_started_again(any_site: Site) -> None:
+    site = any_site
     agent = site.agent(DEVICE)
-    site.fleet.offer(make_release(1))
+    site.fleet.offer(site.release(1))
     site.fleet.wait_phase(DEVICE, "committed")
     (child,) = agent.children()
 
@@ -202,9 +223,10 @@ def test_a_killed_or_silenced_camera_child_is_started_again(site: Site) -> None:
 
 
 @on_nats
-def test_a_hung_and_silent_camera_child_is_replaced(site: Site) -> None:
+def test_a_hung_and_silent_camera_child_is_replaced(any_site: Site) -> None:
+    site = any_site
     agent = site.agent(DEVICE)
-    site.fleet.offer(make_release(1))
+    site.fleet.offer(site.release(1))
     site.fleet.wait_phase(DEVICE, "committed")
     (child,) = agent.children()
 

@@ -32,7 +32,7 @@ from agent.camera.wire import (
 )
 from agent.health import UNKNOWN, Gate, State, Verdict, expected_of
 from shared.release import Manifest, Output
-from tests.cameras import SIMULATED, TWINS, on_kind
+from tests.cameras import KINDS, TWINS, on_kind
 from tests.tinygraph import NETWORK_NAME, job_of, stage, tiny
 
 MessageType = TypeVar("MessageType", bound=Message)
@@ -86,7 +86,7 @@ class Cameras:
         return camera, box
 
 
-@pytest.fixture(params=[SIMULATED, *(pytest.param(k, marks=pytest.mark.twin) for k in TWINS)])
+@pytest.fixture(params=KINDS)
 def cameras(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cameras]:
     """Every kind of camera: simulated, and the real libraries on a twin of the sensor."""
     cameras = Cameras(tmp_path, request.param)
