@@ -22,6 +22,7 @@ COLUMNS = (
     "longest",
     "agent, MiB",
     "camera, MiB",
+    "idle, % of a core",
     "load before",
 )
 
@@ -46,6 +47,7 @@ full: the process of a Pi, with a camera child that infers; gap and memory are t
 cores: the same agent with a stand-in for its camera child, many in a process, at low priority.
 s to committed: {result.seconds_fixed:.0f} of them are the health gate, which watches that long.
 MiB: the proportional share, and in brackets all that is mapped.
+idle: the agent's parent without a release, and in brackets while its camera streams.
 From output tensors to message: {frame.total_us:.0f} us, {frame.objects:.1f} objects a frame
   (decode {frame.decode_us:.0f}, pipe {frame.pipe_us:.0f}, message {frame.message_us:.0f});\
  a loop with json.dumps, without checks: {frame.plain_us:.0f} us."""
@@ -64,6 +66,7 @@ def _row(result: Result) -> tuple[str, ...]:
         f"{result.gap_seconds_max:.2f}",
         _memory(result.agent),
         _memory(result.camera),
+        f"{result.idle_permille / 10:.2f} ({result.busy_permille / 10:.2f})",
         f"{result.load_average:.1f}",
     )
 

@@ -13,6 +13,7 @@ from benchmarks.fleet import PROBE_SECONDS, START_SECONDS_MAX, STRATEGY, Fleet, 
 from benchmarks.fleet import wait_for as wait_for_all
 from benchmarks.frames import FrameCost
 from benchmarks.memory import Memory, memory_of, only_child_of
+from benchmarks.processor import permille_of_a_core
 from benchmarks.release import BEFORE, MEASURED, add_releases
 from benchmarks.witness import Seen, Witness
 from controller.service import AT_REST
@@ -41,6 +42,8 @@ class Result:
         seconds_fixed: The part of it for which the health gate watches, however fast all else is.
         gap_seconds: Between the last frame of the old release and the first of the new one, as a
             subscriber saw it: the median over the full agents; and the longest.
+        idle_permille: Of a core, what that agent's parent takes while it has nothing to run.
+        busy_permille: The same while its camera streams at the release's frame rate.
         agent, camera: Memory of the first full agent's two processes after the rollout.
         frame: Microseconds from output tensors to the message.
         load_average: Of this machine's last minute, before the run: what else it had to do.
@@ -58,6 +61,8 @@ class Result:
     seconds_fixed: float
     gap_seconds: float
     gap_seconds_max: float
+    idle_permille: float
+    busy_permille: float
     agent: Memory
     camera: Memory
     frame: FrameCost
@@ -78,12 +83,18 @@ def measure(size: Size, frame: FrameCost, smallest: Result | None, say: Say) -> 
         witness = Witness(fleet.broker.url, fleet.controller.fleet.name, size.full)
         stack.callback(witness.stop)
         wait_for_all(fleet, "started", lambda: len(witness.seen.reported), say, START_SECONDS_MAX)
+        idle = permille_of_a_core(_first(fleet))
         _roll_out(fleet, witness, BEFORE, say)
         wait_for_all(fleet, "settled", lambda: _settled(witness, size), say, START_SECONDS_MAX)
         begun = monotonic()
         seen = _roll_out(fleet, witness, MEASURED, say)
         result = _result(fleet, seen, frame, smallest, begun=begun)
-        return replace(result, load_average=round(load_average, 1))
+        return replace(
+            result,
+            load_average=round(load_average, 1),
+            idle_permille=idle,
+            busy_permille=permille_of_a_core(_first(fleet)),
+        )
 
 
 def _settled(witness: Witness, size: Size) -> int:
@@ -137,7 +148,7 @@ def _result(
         raise OperatorError(f"saw {len(gaps)} swaps of {len(fleet.size.full)}")
     manifest = fleet.controller.show_release(MEASURED)[1]
     sent = fleet.bytes_of(seen.controller)
-    pid = fleet.processes[fleet.size.full[0]].pid
+    pid = _first(fleet)
     return Result(
         agents=fleet.size.agents,
         full_agents=len(fleet.size.full),
@@ -151,11 +162,17 @@ def _result(
         seconds_fixed=float(PROBE_SECONDS),
         gap_seconds=median(gaps),
         gap_seconds_max=max(gaps),
+        idle_permille=0.0,
+        busy_permille=0.0,
         agent=memory_of(pid),
         camera=memory_of(only_child_of(pid)),
         frame=frame,
         load_average=0.0,
     )
+
+
+def _first(fleet: Fleet) -> int:
+    return fleet.processes[fleet.size.full[0]].pid
 
 
 def _untold(smallest: Result | None, own: int) -> int:

@@ -32,6 +32,8 @@ def test_a_bench_prints_a_line_of_json_and_leaves_nothing_behind(tmp_path: Path)
     assert result["seconds_to_committed"] >= result["seconds_fixed"]
     assert result["gap_seconds_max"] >= result["gap_seconds"] > 0
     assert result["camera"]["rss_bytes"] > result["agent"]["rss_bytes"] > 0
+    assert result["busy_permille"] > 0
+    assert 0 <= result["idle_permille"] < result["busy_permille"]
     assert wait_until_none(tmp_path) == []
     assert list(tmp_path.glob("imxfleet-*")) == []
 
