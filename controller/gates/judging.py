@@ -109,7 +109,8 @@ def _bounds(
         yield rule.judge(found, sum(one < least for one in found), _percent(_middle(found)))
     if gates.restarts is not None:
         restarts = [t.total.restarts for t in tracks]
-        words = f"restarted the stream more than {gates.restarts} times"
+        often = "once" if gates.restarts == 1 else f"{gates.restarts} times"
+        words = f"restarted the stream more than {often}"
         rule = _Rule("restarts", words, level, tolerated, tolerated)
         missed = sum(one > gates.restarts for one in restarts)
         yield rule.judge(restarts, missed, f"{_middle(restarts):g}")

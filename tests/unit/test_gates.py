@@ -341,6 +341,8 @@ def test_a_wave_has_three_looks_however_often_cameras_report() -> None:
         at = after
     last = look(at, GATES, replace(moment, is_over=True))
 
+    many = [Sighting(f"c{n}/0", new(seconds=3600), is_treated=True) for n in range(2)]
+    assert look(gather(at, many, 3600.0), GATES, moment).looks == LOOKS_A_WAVE - 1
     assert len(said) == LOOKS_A_WAVE - 1
     assert all(3 <= later / earlier < 3.2 for earlier, later in pairwise(said))
     assert last.is_final
@@ -357,11 +359,12 @@ def test_the_stated_rate_is_divided_among_gates_waves_and_looks() -> None:
 
 def test_who_runs_the_release_already_or_changes_meanwhile_is_no_control() -> None:
     at = fleet([new()] * 2, 3)
-    other = EvidencePair(running=evidence("other@1", 60))
+    other = EvidencePair(running=evidence("other@1", 90_000))
 
     after = gather(at, [Sighting("c0/0", other)], 700.0)
 
     assert len(strata(after, "detections", NOBODY)[0].controls) == 2
+    assert set(at.epochs[0].marks) == {"c0/0", "c1/0", "c2/0"}
 
 
 def test_more_controls_than_help_are_not_kept() -> None:
