@@ -20,7 +20,7 @@ from typing import Protocol
 
 import msgspec
 
-from agent import deployment, outcomes, steps, watch
+from agent import deployment, outcomes, steps, tracking, watch
 from agent import journal as durable
 from agent.camera.wire import (
     CameraExited,
@@ -28,6 +28,7 @@ from agent.camera.wire import (
     FrameSeen,
     FromCamera,
     GoldenCompared,
+    ImageTaken,
     Job,
     Kind,
     Simulation,
@@ -46,6 +47,7 @@ from agent.steps import (
 )
 from agent.telemetry import NOTHING, Published, Stream, Telemetry, flush, lost, show
 from agent.telemetry import started as stream_started
+from agent.tracking import Tracks, encoded
 from agent.watch import Rung, Watch
 from shared import evidence, messages
 from shared.assignment import Camera, Entry, Slot
@@ -85,6 +87,9 @@ class Child(Protocol):
 
     def start(self) -> None:
         """Start it; what becomes of it arrives in the inbox."""
+
+    def look(self, threshold_permille: int) -> None:
+        """Ask for an image with what scores so much; it arrives in the inbox."""
 
     def stop(self) -> None:
         """Stop it; returns when it is gone."""
@@ -143,6 +148,8 @@ class CameraShell:
         self.simulation = Simulation()
         self.frame_rate: int | None = None
         self.threshold_permille = 0
+        self.is_tracked = False
+        self.tracks = Tracks()
         self._device = device
         self._tokens = 0
         self.journal, self.watch = _kept(device.journal, identity.number)
@@ -239,6 +246,8 @@ class CameraShell:
                 return
             case CameraFailed(code="missing"):
                 self.state = "missing"
+            case ImageTaken(jpeg=jpeg):
+                self._show_image(jpeg, message.text)
             case GoldenCompared(found_permille=found) if self._record is not None:
                 self._record = replace(self._record, golden_permille=found)
             case _:
@@ -279,6 +288,11 @@ class CameraShell:
         """Start what runs again, because a person asked."""
         if self.running is not None:
             self._start(self.running.slot, now, is_recovery=self.running.is_steady)
+
+    def take_image(self) -> None:
+        """Have an image published."""
+        if self.running is not None:
+            self.running.process.look(self.telemetry.threshold_permille)
 
     def stop(self) -> None:
         """Stop the child."""
@@ -487,6 +501,7 @@ class CameraShell:
         self.telemetry = stream_started(
             self.telemetry, Stream(manifest.release, manifest.task, labels)
         )
+        self._tell(*tracking.begun(self.tracks, manifest.release))
         logger.info("camera %d: starting %s (start %d)", self.number, slot.release, starts + 1)
         try:
             process.start()
@@ -507,6 +522,7 @@ class CameraShell:
             threshold_permille=min(self.threshold_permille, manifest.decode.threshold_permille),
             simulation=self.simulation,
             starts=starts,
+            track_permille=self.threshold_permille if self.is_tracked else None,
             rpk=str(rpk) if self.kind != "simulated" and rpk.exists() else None,
         )
 
@@ -569,6 +585,18 @@ class CameraShell:
 
     def _publish(self, frame: FrameSeen, now: float) -> None:
         self._send(*show(self.telemetry, frame, now))
+        if frame.tracks is not None:
+            self._tell(*tracking.followed(self.tracks, frame))
+
+    def _tell(self, tracks: Tracks, events: tuple[messages.TrackEvent, ...]) -> None:
+        self.tracks = tracks
+        if events:
+            self._device.publish(self.number, Published(events=tuple(map(encoded, events))))
+
+    def _show_image(self, jpeg: bytes, text: str) -> None:
+        if not jpeg:
+            logger.warning("camera %d: there is no image: %s", self.number, text)
+        self._device.publish(self.number, Published(image=jpeg))
 
     def _send(self, telemetry: Telemetry, published: Published) -> None:
         is_lost = published != NOTHING and not self._device.publish(self.number, published)

@@ -27,6 +27,7 @@ from agent.camera.wire import (
     CameraFailed,
     FrameSeen,
     GoldenCompared,
+    ImageTaken,
     Message,
     Streaming,
     Uploading,
@@ -176,7 +177,7 @@ class Gate:
 
     def observe(self, message: Message | CameraExited, now: float) -> "Gate":
         """Return the gate after a message of the child; the first failure stays."""
-        if self.failure is not None:
+        if self.failure is not None or isinstance(message, ImageTaken):
             return self
         match message:
             case Uploading(done_permille=done):

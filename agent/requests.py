@@ -53,7 +53,14 @@ class Identify:
     """Make the device seen: a line in its log."""
 
 
-RequestEffect = RestartAgent | RestartCamera | RebootDevice | Override | Identify
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Publish an image of what a camera sees."""
+
+    camera: int
+
+
+RequestEffect = RestartAgent | RestartCamera | RebootDevice | Override | Identify | Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,7 @@ class Asked:
         now: The wall clock, or None while it is not synchronised.
         answered: Earlier answers by id.
         cameras: The numbers of this device's cameras.
+        streaming: Those that see something now.
     """
 
     verb: str
@@ -74,6 +82,7 @@ class Asked:
     cameras: frozenset[int]
     answered: Mapping[str, str]
     may_reboot: bool
+    streaming: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,24 +117,32 @@ def judge(asked: Asked) -> Answer:
 
 
 def _effect(asked: Asked, request: Request) -> RequestEffect:
-    if asked.verb == "identify":
-        return Identify()
+    if asked.verb == "identify" and asked.now is None:
+        return Identify()  # Who looks for a device without a clock must find it.
     _check_time(asked, request)
+    match asked.verb:
+        case "identify":
+            return Identify()
+        case "restart-agent":
+            return RestartAgent()
+        case "reboot":
+            return _reboot(asked)
+        case "restart-camera" | "set" | "snapshot":
+            return _of_camera(asked, request)
+        case _:
+            raise RefusedError(f"unknown verb {asked.verb[:40]!r}", code="unsupported")
+
+
+def _of_camera(asked: Asked, request: Request) -> RequestEffect:
     if request.camera not in asked.cameras:
         raise RefusedError(f"this device has no camera {request.camera}", code="camera")
     match asked.verb:
-        case "restart-agent":
-            return RestartAgent()
-        case "restart-camera":
-            return RestartCamera(request.camera)
-        case "reboot":
-            return _reboot(asked)
         case "set":
             return _override(asked, request)
         case "snapshot":
-            raise _no_snapshot(asked.settings)
+            return _snapshot(asked, request.camera)
         case _:
-            raise RefusedError(f"unknown verb {asked.verb[:40]!r}", code="unsupported")
+            return RestartCamera(request.camera)
 
 
 def _check_time(asked: Asked, request: Request) -> None:
@@ -148,10 +165,12 @@ def _reboot(asked: Asked) -> RebootDevice:
     return RebootDevice()
 
 
-def _no_snapshot(settings: Settings) -> RefusedError:
-    if settings.privacy.images != "on-request":
-        return RefusedError("this device's signed settings allow no images", code="privacy")
-    return RefusedError("this version takes no images", code="unsupported")
+def _snapshot(asked: Asked, camera: int) -> Snapshot:
+    if asked.settings.privacy.images != "on-request":
+        raise RefusedError("this device's signed settings allow no images", code="privacy")
+    if camera not in asked.streaming:
+        raise RefusedError(f"camera {camera} sees nothing now", code="camera")
+    return Snapshot(camera)
 
 
 def _override(asked: Asked, request: Request) -> Override:

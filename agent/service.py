@@ -316,6 +316,7 @@ class Agent:
             cameras=frozenset(self._cameras),
             answered={answer.id: answer.response for answer in saved.answered},
             may_reboot=self._can_reboot,
+            streaming=frozenset(n for n, s in self._cameras.items() if s.state == "streaming"),
         )
         answer = asking.judge(asked)
         if not answer.is_repeated:
@@ -336,16 +337,27 @@ class Agent:
                 self.leaving = self.leaving or Leaving.RESTART
             case asking.RebootDevice():
                 self._reboot()
-            case asking.RestartCamera(camera):
-                if (shell := self._cameras.get(camera)) is not None:  # It may be gone by now.
-                    shell.restart(monotonic())
-            case asking.Override():
-                self._overrides[effect.camera] = effect
-                self._set_limits()
+            case asking.RestartCamera() | asking.Snapshot() | asking.Override():
+                self._act_on_camera(effect)
             case asking.Identify():
                 logger.warning("IDENTIFY: this is %s", self._card.device)
             case None:
                 pass
+
+    def _act_on_camera(
+        self, effect: asking.RestartCamera | asking.Snapshot | asking.Override
+    ) -> None:
+        shell = self._cameras.get(effect.camera)
+        match effect:
+            case _ if shell is None:
+                pass  # It is gone by now.
+            case asking.RestartCamera():
+                shell.restart(monotonic())
+            case asking.Snapshot():
+                shell.take_image()
+            case asking.Override():
+                self._overrides[effect.camera] = effect
+                self._set_limits()
 
     # Time.
     def _tick(self, now: float) -> None:
@@ -447,6 +459,7 @@ class Agent:
             shell.identity, shell.kind = camera, kind
             shell.kind_reason = self._reason(identity, camera_number)
             shell.frame_rate = identity.settings.frame_rate
+            shell.is_tracked = identity.settings.telemetry.events
             return
         settings = identity.settings.telemetry
         stream = telemetry.telemetry(
@@ -460,6 +473,7 @@ class Agent:
         shell.kind_reason = self._reason(identity, camera_number)
         shell.frame_rate = identity.settings.frame_rate
         shell.threshold_permille = settings.threshold_permille
+        shell.is_tracked = settings.events
         self._cameras[camera_number] = shell
         shell.boot(
             is_new_boot=self._is_new_boot,
@@ -657,6 +671,7 @@ class Agent:
         return {
             "images": settings.privacy.images,
             "encoding": settings.telemetry.encoding,
+            "events": "on" if settings.telemetry.events else "off",
             "rate_hz": settings.telemetry.rate_hz,
             "threshold_permille": settings.telemetry.threshold_permille,
             "frame_rate": settings.frame_rate,
@@ -664,11 +679,18 @@ class Agent:
 
     def _publish(self, number: int, published: Published) -> bool:
         is_sent = True
-        frames = {"detections": published.detections, "packed": published.packed}
-        for what, payload in frames.items():
+        once = {
+            "detections": published.detections,
+            "packed": published.packed,
+            # Asked for while it was allowed; it may not be any more.
+            "image": published.image if self._settings.privacy.images == "on-request" else None,
+        }
+        for what, payload in once.items():
             if payload is not None:
                 topic = self._topics.camera(self._card.device, number, what)
                 is_sent = self._bus.publish(topic, payload)
+        for event in published.events:
+            self._bus.publish(self._topics.camera(self._card.device, number, "event"), event, qos=1)
         if published.counts is not None:
             topic = self._topics.camera(self._card.device, number, "counts")
             self._bus.publish(topic, published.counts, retain=True)

@@ -83,15 +83,18 @@ class Telemetry:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What goes out now: payloads of the topics ``detections``, ``packed`` and ``counts``.
+    """What goes out now: payloads, by their topics.
 
     Attributes:
+        image: A JPEG; b"": there is none.
         frames: How many frames the first or second one holds.
     """
 
     detections: bytes | None = None
     packed: bytes | None = None
     counts: bytes | None = None
+    image: bytes | None = None
+    events: tuple[bytes, ...] = ()
     frames: int = 0
 
 

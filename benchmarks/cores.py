@@ -50,6 +50,9 @@ class StandIn:
         """Start to produce frames."""
         self._thread.start()
 
+    def look(self, threshold_permille: int) -> None:
+        """There is nothing to be seen."""
+
     def stop(self) -> None:
         """Stop; nothing comes afterwards."""
         self._is_over.set()

@@ -65,6 +65,7 @@ TELEMETRY = Section(
         Key("rate_hz", "number", f"messages a second, 1 to {RATE_HZ_MAX}", "5"),
         Key("threshold", "0 to 1", "the lowest score that is sent", "0.5"),
         Key("home_assistant", "true, false", "announce the device to Home Assistant", "false"),
+        Key("events", "true, false", "tell when tracked objects enter, dwell and leave", "false"),
     ),
 )
 BOUNDS = Section(
@@ -215,6 +216,7 @@ def _telemetry(fields: Fields, base: TelemetrySettings, problems: Problems) -> T
         rate_hz=own.take("rate_hz", integer(1, RATE_HZ_MAX), base.rate_hz),
         threshold_permille=own.take("threshold", permille, base.threshold_permille),
         home_assistant=own.take("home_assistant", boolean, base.home_assistant),
+        events=own.take("events", boolean, base.events),
     )
 
 

@@ -29,12 +29,18 @@ class CameraIdentity(SignedDocument, frozen=True, kw_only=True):
 
 
 class TelemetrySettings(SignedDocument, frozen=True, kw_only=True):
-    """How much the device sends: messages a second a camera, lowest score in permille."""
+    """How much the device sends: messages a second a camera, lowest score in permille.
+
+    Attributes:
+        events: Follow objects and tell when they enter, dwell and leave; from the camera's next
+            start on.
+    """
 
     encoding: Literal["json", "packed"] = "json"
     rate_hz: int = 5
     threshold_permille: int = 500
     home_assistant: bool = False
+    events: bool = False
 
 
 class PrivacySettings(SignedDocument, frozen=True, kw_only=True):

@@ -183,6 +183,21 @@ class Counts(Document, frozen=True, kw_only=True):
     top: dict[str, str | float] | None = None
 
 
+Happening = Literal["enter", "dwell", "leave"]
+
+
+class TrackEvent(Document, frozen=True, kw_only=True):
+    """What happened to a tracked object; ``dwell_ms``: how long it was seen until then."""
+
+    at: str
+    release: str
+    event: Happening
+    track: int
+    label: str
+    class_: int = msgspec.field(name="class")
+    dwell_ms: int
+
+
 class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
     """Rates per second and milliseconds of one camera; dps = detections published a second."""
 

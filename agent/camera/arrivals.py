@@ -12,19 +12,20 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.camera.camera import Captured, FailedError
+from agent.camera.camera import Captured, FailedError, Pixels
 from shared.decode.results import Tensors
 from shared.errors import MalformedError
 
 WAIT_SECONDS = 0.5  # How often a reader without frames looks whether it shall stop.
 OUTPUT_KEY, INFO_KEY, KPI_KEY = "CnnOutputTensor", "CnnOutputTensorInfo", "CnnKpiInfo"
 TIMESTAMP_KEY, DURATION_KEY = "SensorTimestamp", "FrameDuration"
+PICTURE_SECONDS = 2.0  # A stream that gives no request meanwhile is about to be restarted.
 US_PER_MS, NS_PER_US, NS_PER_SECOND = 1000.0, 1000, 1e9
 AGE_SECONDS_MAX = 10.0  # An older time of capture is another clock's.
 NAME_BYTES, TENSORS_MAX, DIMENSIONS_MAX = 64, 16, 16
@@ -56,11 +57,20 @@ class Arrivals:
         self._frame = -1
         self._timestamp: int | None = None
         self._count: int | None = None
+        self._is_wanted = False
+        self._picture: Pixels | None = None
 
-    def take(self, metadata: Metadata) -> None:
-        """Take one request; an exception would kill the library's thread in silence."""
+    def take(self, metadata: Metadata, look: Callable[[], Pixels] | None = None) -> None:
+        """Take one request; an exception would kill the library's thread in silence.
+
+        Args:
+            metadata: What libcamera says of it.
+            look: Copies its image, which takes long: asked only while somebody wants one.
+        """
         result: Captured | FailedError
         try:
+            if self._is_wanted and look is not None:
+                self._show(look())
             result = self._captured(metadata)
         except Exception as error:  # noqa: BLE001 - Whatever it is, the parent must hear of it.
             result = FailedError("crashed", f"frame {self._frame}: {error!r}"[:300])
@@ -84,6 +94,19 @@ class Arrivals:
                 raise newest
             return newest
         return None
+
+    def picture(self) -> Pixels | None:
+        """Return the image of the next request, or None where none comes in time."""
+        with self._arrived:
+            self._picture, self._is_wanted = None, True
+            self._arrived.wait_for(lambda: self._picture is not None, PICTURE_SECONDS)
+            self._is_wanted = False
+            return self._picture
+
+    def _show(self, picture: Pixels) -> None:
+        with self._arrived:
+            self._picture, self._is_wanted = picture, False
+            self._arrived.notify_all()
 
     def _captured(self, metadata: Metadata) -> Captured:
         timestamp = _whole(metadata.get(TIMESTAMP_KEY))

@@ -20,6 +20,7 @@ from agent.camera.wire import Job
 from shared.decode.results import Tensors
 from shared.release import Manifest
 
+RGB = 3  # Of the four bytes of a preview's pixel: picamera2's XBGR8888 has red first.
 BUFFERS = 12  # As in picamera2's own examples for this sensor: inference lags behind the picture.
 DEBUGFS = Path("/sys/kernel/debug")
 
@@ -56,7 +57,9 @@ def pi_camera(job: Job, manifest: Manifest, stopping: threading.Event) -> Camera
         sensor = Sensor(str(rpk), camera_id=cameras[number]["Id"])
         _log.info("the sensor is %s", sensor.get_device_id())
         camera = Picamera2(number)
-        camera.pre_callback = lambda request: arrivals.take(request.get_metadata())
+        camera.pre_callback = lambda request: arrivals.take(
+            request.get_metadata(), lambda: request.make_array("main")[..., :RGB]
+        )
         rate = {"FrameRate": round(job.frame_rate)}
         configuration = camera.create_preview_configuration(controls=rate, buffer_count=BUFFERS)
         with watched(sensor.get_fw_upload_progress, report):
@@ -82,6 +85,9 @@ class _PiCamera:
 
     def read(self) -> Captured | None:
         return self._arrivals.next()
+
+    def picture(self) -> Pixels | None:
+        return self._arrivals.picture()
 
     def infer(self, image: Pixels) -> Tensors | None:  # noqa: ARG002
         return None  # picamera2 itself calls injection finicky.

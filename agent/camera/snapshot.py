@@ -45,7 +45,9 @@ def _draw(image: Image.Image, decoded: Decoded) -> None:
         pen.rectangle((*corner, right * width, bottom * height), outline=color, width=line)
         for x, y, _ in thing.keypoints or ():
             at = x * width, y * height
-            pen.ellipse((at[0] - _POINT, at[1] - _POINT, at[0] + _POINT, at[1] + _POINT), fill=color)
+            pen.ellipse(
+                (at[0] - _POINT, at[1] - _POINT, at[0] + _POINT, at[1] + _POINT), fill=color
+            )
         _write(pen, corner, f"{thing.label} {thing.score:.2f}", color)
     for row, guess in enumerate(decoded.classes or ()):
         _write(pen, (2, 2 + 12 * row), f"{guess.label} {guess.score:.2f}", _COLORS[0])

@@ -1,14 +1,14 @@
 """Which object of a frame is which of the frame before: ByteTrack, in the camera's child.
 
 The library is edgefirst-tracker (Rust, 0.7 MB installed, numpy only, wheels for the Pi and for
-x86). modlib's own tracker needs modlib, which a simulated camera has not; supervision and Roboflow's
-trackers bring SciPy and OpenCV. Numbers count from 1 in each start of the camera.
+x86). modlib's own tracker needs modlib, which a simulated camera has not; supervision and
+Roboflow's trackers bring SciPy and OpenCV. Numbers count from 1 in each start of the camera.
 """
 
 import numpy as np
 from edgefirst.tracker import ByteTrack
 
-from shared.decode.columns import Columns
+from shared.decode.columns import BOX_STEPS, Columns
 
 IOU_MIN = 0.25
 UPDATE = 0.25  # The library's own: how much a new box moves the track's.
@@ -35,9 +35,8 @@ class Tracker:
             columns: The objects of a frame.
             at: When it was captured, in seconds of any clock that does not go back.
         """
-        size = np.ptp(columns.pixels) or 1.0 if len(columns.rows) else 1.0
         found = self._library.update(
-            (columns.pixels / size).astype(np.float32),
+            (columns.numbers[:, :4] / BOX_STEPS).astype(np.float32),
             columns.scores.astype(np.float32),
             columns.classes.astype(np.uintp),
             int(at * NS_PER_SECOND),

@@ -17,8 +17,8 @@ from shared.detections import Class, Object
 from shared.errors import LimitError, MalformedError
 from shared.limits import MANIFEST_BYTES
 
-# 300 objects are 110 KB with the longest names; keypoints and masks may double a message's 64 KiB. An
-# image of 256 KiB takes 342 KiB here.
+# 300 objects are 110 KB with the longest names; keypoints and masks may double a message's 64 KiB.
+# An image of 256 KiB takes 342 KiB here.
 MESSAGE_BYTES_MAX = 512 * 1024
 JOB_BYTES_MAX = 2 * MANIFEST_BYTES + 65_536  # The manifest as base64, paths and faults.
 _LENGTH = struct.Struct(">I")

@@ -123,7 +123,9 @@ def seen(captured: Captured, writer: Writer, tracker: "Tracker | None" = None) -
         return FrameText(frame=captured.frame, at=captured.at, is_valid=False)
     began = time.perf_counter_ns()
     written = writer(captured.tensors)
-    is_tracked = tracker is not None and written.columns is not None
+    tracks = None
+    if tracker is not None and written.columns is not None:
+        tracks = tracker.update(written.columns, time.monotonic())
     return FrameText(
         frame=captured.frame,
         at=captured.at,
@@ -135,7 +137,7 @@ def seen(captured: Captured, writer: Writer, tracker: "Tracker | None" = None) -
         problems=written.problems,
         objects=None if written.objects is None else msgspec.Raw(written.objects),
         classes=written.classes,
-        tracks=tracker.update(written.columns, captured.at) if is_tracked else None,
+        tracks=tracks,
         decode_us=(time.perf_counter_ns() - began) // 1000,
     )
 

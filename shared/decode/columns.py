@@ -48,6 +48,11 @@ class Columns:
     keypoints: Whole | None = None
     masks: tuple[Mask, ...] | None = None
 
+    @property
+    def scores(self) -> Floats:
+        """Return the scores, 0 to 1."""
+        return self.numbers[:, _SIDES] / SCORE_STEPS
+
 
 def steps(values: Floats, scale: Floats, whole: Floats | NDArray[np.int_]) -> Whole:
     """Return values as whole steps of a scale; what is outside of 0 to the whole goes to its edge.

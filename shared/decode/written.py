@@ -9,9 +9,10 @@ from shared.detections import Class
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What ``Decoded`` says, with the objects as the text of a JSON array."""
+    """What ``Decoded`` says, with the objects as the text of a JSON array, and as columns."""
 
     objects: bytes | None = None
+    columns: Columns | None = None
     classes: tuple[Class, ...] | None = None
     problems: tuple[str, ...] = ()
 
@@ -27,4 +28,4 @@ def written(found: Columns | Problem, *, bytes_max: int) -> Written:
     """Return what was found as JSON; ``bytes_max``: of one message (``json_of``)."""
     if isinstance(found, Problem):
         return Written(objects=b"[]", problems=(found.word,))
-    return Written(objects=json_of(found, bytes_max=bytes_max))
+    return Written(objects=json_of(found, bytes_max=bytes_max), columns=found)

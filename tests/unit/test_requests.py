@@ -3,9 +3,11 @@
 import json
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from agent.requests import (
+    VERBS,
     Answer,
     Asked,
     Identify,
@@ -13,6 +15,7 @@ from agent.requests import (
     RebootDevice,
     RestartAgent,
     RestartCamera,
+    Snapshot,
     judge,
 )
 from shared.errors import RefusedError
@@ -37,6 +40,7 @@ def ask(  # noqa: PLR0913 - a request has that many sides
     answered: dict[str, str] | None = None,
     is_retained: bool = False,
     may_reboot: bool = True,
+    streaming: frozenset[int] = frozenset({0}),
 ) -> Answer:
     body = document() if content is None else content
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -50,8 +54,13 @@ def ask(  # noqa: PLR0913 - a request has that many sides
             cameras=frozenset({0, 1}),
             answered=answered or {},
             may_reboot=may_reboot,
+            streaming=streaming,
         )
     )
+
+
+OPEN = msgspec.structs.replace(BOUNDED, privacy=PrivacySettings(images="on-request"))
+WISHES = {"set": document(threshold_permille=300)}
 
 
 def error_of(answer: Answer) -> str:
@@ -79,18 +88,32 @@ def test_a_request_in_time_is_answered_ok_and_has_its_effect(verb: str, effect: 
     assert answer.effect == effect
 
 
-def test_a_duplicate_is_answered_from_memory_and_has_no_effect() -> None:
-    first = ask("restart-agent")
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_duplicate_of_any_verb_is_answered_from_memory_and_has_no_effect(verb: str) -> None:
+    first = ask(verb, WISHES.get(verb), settings=OPEN)
 
-    second = ask("restart-agent", answered={"q-1": first.response.decode()})
+    late = NOW + timedelta(days=1)
+    second = ask(
+        verb,
+        WISHES.get(verb),
+        settings=OPEN,
+        now=late,
+        answered={"q-1": first.response.decode()},
+    )
 
+    assert first.effect is not None
     assert second.response == first.response
     assert second.effect is None
     assert second.is_repeated
 
 
-def test_an_expired_request_has_no_effect() -> None:
-    assert error_of(ask("reboot", now=NOW + timedelta(seconds=31))) == "expired"
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_expired_request_of_any_verb_has_no_effect(verb: str) -> None:
+    wish = WISHES.get(verb)
+
+    assert ask(verb, wish, settings=OPEN, now=NOW + timedelta(seconds=30)).effect is not None
+    late = ask(verb, wish, settings=OPEN, now=NOW + timedelta(seconds=31))
+    assert error_of(late) == "expired"
 
 
 def test_a_request_that_lives_longer_than_a_minute_is_refused() -> None:
@@ -166,11 +189,23 @@ def test_a_setting_inside_the_bounds_lasts_a_day_at_most() -> None:
     assert error_of(ask("set", document())) == "malformed"
 
 
-def test_a_snapshot_is_refused_for_privacy_first_and_then_honestly() -> None:
-    allowed = Settings(privacy=PrivacySettings(images="on-request"))
+@pytest.mark.parametrize("rate", [0, 11, 1000])
+def test_a_rate_outside_the_signed_bounds_is_refused(rate: int) -> None:
+    assert error_of(ask("set", document(rate_hz=rate))) == "bounds"
+    assert error_of(ask("set", document(rate_hz=rate, threshold_permille=300))) == "bounds"
 
+
+def test_a_snapshot_is_refused_for_privacy_first_and_then_where_nothing_is_seen() -> None:
     assert error_of(ask("snapshot")) == "privacy"
-    assert error_of(ask("snapshot", settings=allowed)) == "unsupported"
+    assert error_of(ask("snapshot", streaming=frozenset())) == "privacy"
+    assert error_of(ask("snapshot", settings=OPEN, streaming=frozenset())) == "camera"
+    assert error_of(ask("snapshot", document(camera=1), settings=OPEN)) == "camera"
+    assert ask("snapshot", settings=OPEN).effect == Snapshot(0)
+
+
+@pytest.mark.parametrize("verb", ["restart-agent", "reboot", "identify"])
+def test_what_is_asked_of_the_device_needs_no_camera(verb: str) -> None:
+    assert ask(verb, document(camera=7)).effect is not None
 
 
 def test_a_device_that_may_not_reboot_says_so() -> None:
