@@ -1,12 +1,14 @@
-"""What a camera saw in one frame, in a line. Pure."""
+"""What a camera saw in one frame, or what happened to one object, in a line. Pure."""
 
 from collections import Counter
 
 import msgspec
 
 from shared.detections import Class, Detections, Object
+from shared.messages import Happening, TrackEvent
 
 OBJECTS_SHOWN = 4
+_WORDS: dict[Happening, str] = {"enter": "entered", "dwell": "is still there", "leave": "left"}
 
 
 def seen_words(detections: Detections) -> str:
@@ -26,6 +28,13 @@ def frame_line(device: str, camera: int, detections: Detections) -> str:
     dnn = f"{detections.dnn_ms:5.1f} ms" if detections.dnn_ms is not None else "      - "
     at = detections.at[11:23]
     return f"{at}  {device}/{camera}  {detections.release}  {dnn}  {seen_words(detections)}"
+
+
+def event_line(device: str, camera: int, event: TrackEvent) -> str:
+    """Return one line for a tracked object: when, where, which release, what."""
+    stayed = f" after {event.dwell_ms / 1000:.1f} s" if event.event != "enter" else ""
+    what = f"{event.label} #{event.track} {_WORDS[event.event]}{stayed}"
+    return f"{event.at[11:23]}  {device}/{camera}  {event.release}      -     {what}"
 
 
 def _set(

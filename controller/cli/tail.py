@@ -1,4 +1,7 @@
-"""``fleetctl tail``: what the cameras see, live, as any subscriber would get it."""
+"""``fleetctl tail``: what the cameras see, live, as any subscriber would get it.
+
+Frames as JSON and packed ones look the same here; tracked objects come in between.
+"""
 
 import os
 from collections.abc import Iterator
@@ -11,19 +14,21 @@ import click
 
 from controller.cli.exits import Exit
 from controller.cli.fleet import Duration, opened
-from controller.cli.seen import frame_line
+from controller.cli.seen import event_line, frame_line
 from controller.cli.terminal import Format, Terminal, output_option
 from shared.bus import Bus
 from shared.detections import Detections
 from shared.errors import BrokerRefusedError, BrokerUnreachableError, RefusedError
 from shared.inbox import BusEvent, ConnectionFailed, Inbox, Received, SubscriptionRefused
-from shared.limits import CAMERAS_MAX, DETECTIONS_BYTES
-from shared.messages import decode
+from shared.limits import CAMERAS_MAX, DETECTIONS_BYTES, EVENT_BYTES
+from shared.messages import TrackEvent, decode
+from shared.packed import decode_packed
 from shared.topics import DeviceTopic, Topics
 
 if TYPE_CHECKING:
     from controller.driving import Address
 
+TOPICS = {"detections": DETECTIONS_BYTES, "packed": DETECTIONS_BYTES, "event": EVENT_BYTES}
 CONNECT_SECONDS = 10.0
 WAIT_SECONDS = 0.2
 _CAMERAS = frozenset(map(str, range(CAMERAS_MAX)))
@@ -31,11 +36,20 @@ _CAMERAS = frozenset(map(str, range(CAMERAS_MAX)))
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One message, with where it came from."""
+    """One frame, with where it came from."""
 
     device: str
     camera: int
     detections: Detections
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """What happened to a tracked object, with where it came from."""
+
+    device: str
+    camera: int
+    event: TrackEvent
 
 
 @click.command()
@@ -56,23 +70,21 @@ def tail(
 ) -> int:
     """Print what the cameras see, live, until Ctrl-C.
 
-    With -o json or jsonl: a document a line, as the device sent it, with device and camera.
+    With -o json or jsonl: a document a line, as the device sent it, with device and camera; frames
+    that were sent packed are written as the others.
     """
     terminal = Terminal("jsonl" if output == "json" else output)
     with opened() as controller:
         topics, address = Topics(controller.fleet.name), controller.address
     where = "+" if camera is None else str(camera)
-    topic = (
-        topics.any_device(f"camera/{where}/detections")
-        if device is None
-        else topics.device(device, f"camera/{where}/detections")
-    )
-    terminal.say(f"Listening on {topic} at {address.url}. Ctrl-C ends.")
+    root = f"camera/{where}"
+    topic = topics.any_device(root) if device is None else topics.device(device, root)
+    terminal.say(f"Listening on {topic}/{{{','.join(TOPICS)}}} at {address.url}. Ctrl-C ends.")
     shown = 0
     with _listening(address, topic) as (bus, inbox):
-        for frame in _frames(bus, inbox, topics, url=address.url, timeout_seconds=timeout):
-            _show(terminal, frame)
-            shown += 1
+        for seen in _seen(bus, inbox, topics, url=address.url, timeout_seconds=timeout):
+            _show(terminal, seen)
+            shown += isinstance(seen, Frame)
             if shown == count:
                 return Exit.OK
     return Exit.OK if count is None else Exit.TIMEOUT
@@ -82,7 +94,8 @@ def tail(
 def _listening(address: "Address", topic: str) -> "Iterator[tuple[Bus, Inbox[BusEvent]]]":
     inbox: Inbox[BusEvent] = Inbox()
     bus = Bus(address.url, f"fleetctl-tail-{os.getpid()}", inbox, ca=address.ca)
-    bus.subscribe(topic, bytes_max=DETECTIONS_BYTES)
+    for what, bytes_max in TOPICS.items():
+        bus.subscribe(f"{topic}/{what}", bytes_max=bytes_max)
     bus.start()
     try:
         yield bus, inbox
@@ -90,10 +103,10 @@ def _listening(address: "Address", topic: str) -> "Iterator[tuple[Bus, Inbox[Bus
         bus.stop()
 
 
-def _frames(
+def _seen(
     bus: Bus, inbox: "Inbox[BusEvent]", topics: Topics, *, url: str, timeout_seconds: float | None
-) -> Iterator[Frame]:
-    """Yield frames until the time is up; a broker that cannot be had at all is an error."""
+) -> Iterator[Frame | Happened]:
+    """Yield what is seen until the time is up; a broker that cannot be had at all is an error."""
     begun = monotonic()
     was_connected = False
     while timeout_seconds is None or monotonic() - begun < timeout_seconds:
@@ -105,23 +118,36 @@ def _frames(
             raise BrokerRefusedError(f"{url}: {event.text}")
         if not was_connected and monotonic() - begun > CONNECT_SECONDS:
             raise BrokerUnreachableError(f"no broker answers at {url}; is it running?")
-        if isinstance(event, Received) and (frame := _frame(topics, event)):
-            yield frame
+        if isinstance(event, Received):
+            yield from _read(topics, event)
 
 
-def _frame(topics: Topics, event: Received) -> Frame | None:
-    """Return the message as a frame; what is none is not shown."""
+def _read(topics: Topics, event: Received) -> tuple[Frame | Happened, ...]:
+    """Return what a message says; one that says nothing is not shown."""
     try:
         topic = topics.parse(event.topic)
+        assert isinstance(topic, DeviceTopic), "we asked for nothing else"
+        _, camera, what = topic.rest.split("/")
+        if camera not in _CAMERAS:
+            return ()
+        device, number = topic.device, int(camera)
+        if what == "event":
+            happened = decode(event.payload, TrackEvent, bytes_max=EVENT_BYTES)
+            return (Happened(device, number, happened),)
+        if what == "packed":
+            return tuple(Frame(device, number, one) for one in decode_packed(event.payload))
         detections = decode(event.payload, Detections, bytes_max=DETECTIONS_BYTES)
+        return (Frame(device, number, detections),)
     except RefusedError:
-        return None
-    assert isinstance(topic, DeviceTopic), "we asked for nothing else"
-    _, camera, _ = topic.rest.split("/")
-    return Frame(topic.device, int(camera), detections) if camera in _CAMERAS else None
+        return ()
 
 
-def _show(terminal: Terminal, frame: Frame) -> None:
+def _show(terminal: Terminal, seen: Frame | Happened) -> None:
     if terminal.is_table:
-        terminal.say(frame_line(frame.device, frame.camera, frame.detections))
-    terminal.document(frame)
+        line = (
+            frame_line(seen.device, seen.camera, seen.detections)
+            if isinstance(seen, Frame)
+            else event_line(seen.device, seen.camera, seen.event)
+        )
+        terminal.say(line)
+    terminal.document(seen)
