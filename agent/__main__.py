@@ -112,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--simulate", type=Path, help="YAML or JSON: scene and faults of cameras")
     run.add_argument("--heartbeat", type=float, default=HEARTBEAT_SECONDS, metavar="SECONDS")
     run.add_argument("--disk-budget", type=int, default=BUDGET_BYTES, metavar="BYTES")
+    run.add_argument("--inject-golden", action="store_true", help="golden sets by data injection")
     run.add_argument("--allow-reboot", action="store_true", help="may reboot this machine")
     enroll_command = commands.add_parser("enroll", help="keep a card, without running")
     _add_state(enroll_command)

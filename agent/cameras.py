@@ -146,6 +146,7 @@ class CameraShell:
         self.kind_reason: str | None = None
         self.telemetry = telemetry
         self.simulation = Simulation()
+        self.injects = False
         self.frame_rate: int | None = None
         self.threshold_permille = 0
         self.is_tracked = False
@@ -477,12 +478,9 @@ class CameraShell:
         if not slots.is_staged(manifest, kind=self.kind):
             raise CameraError("it is not packaged for the sensor, or by another packer")
         starts = self.starts
-        start = LastStart(manifest_sha256=digest, at=self._device.time_text())
-        self._device.journal.change(
-            lambda saved: durable.started(
-                saved, boot=self._device.boot, camera=self.number, start=start
-            )
-        )
+        # A start of its own, so only where it may decide whether the release is kept.
+        injects = self._injects(manifest)
+        self._count_starts(digest, 2 if injects else 1)
         rate = float(self.frame_rate or manifest.frame_rate)
         expected = expected_of(
             manifest,
@@ -490,10 +488,12 @@ class CameraShell:
             frame_rate=rate,
             probe_seconds=float(slot.probe.seconds),
             valid_rate=slot.probe.valid_rate_permille,
+            injects=injects,
         )
         labels = slots.labels(manifest, manifest_sha256=digest)
         self._tokens += 1
         job = self._job(manifest, digest, rate, starts)
+        job = msgspec.structs.replace(job, injects=injects)
         process = self._device.child(job, self._device.inbox, self._tokens)
         self.running = Running(slot, process, expected, Gate(expected, now), began_at=now)
         self.state = "starting"
@@ -507,6 +507,24 @@ class CameraShell:
             process.start()
         except CameraError as error:
             self._start_failed("start_failed", str(error), now)
+
+    def _injects(self, manifest: Manifest) -> bool:
+        """Say whether the golden set goes through the sensor before the stream."""
+        is_asked = self.injects and self.kind == "modlib" and manifest.file("golden") is not None
+        return is_asked and self.journal.phase is Phase.ACTIVATING
+
+    def _count_starts(self, digest: str, starts: int) -> None:
+        """Count starts on disk before they are made."""
+        start = LastStart(manifest_sha256=digest, at=self._device.time_text())
+
+        def counted(saved: durable.Saved) -> durable.Saved:
+            for _ in range(starts):
+                saved = durable.started(
+                    saved, boot=self._device.boot, camera=self.number, start=start
+                )
+            return saved
+
+        self._device.journal.change(counted)
 
     def _job(self, manifest: Manifest, digest: str, rate: float, starts: int) -> Job:
         slots = self._device.around.slots

@@ -33,6 +33,7 @@ class Options:
         is_demo: A root that is marked demo is accepted.
         is_clock_assumed: The clock is believed although nothing says that it is synchronised.
         simulations: What simulated cameras see and suffer, by camera.
+        injects_golden: A release's golden set goes through the sensor before it is kept.
         may_reboot: The machine may be rebooted; a simulated one restarts its agent instead.
     """
 
@@ -43,6 +44,7 @@ class Options:
     simulations: Mapping[int, Simulation] = field(default_factory=dict)
     heartbeat_seconds: float = HEARTBEAT_SECONDS
     budget_bytes: int = BUDGET_BYTES
+    injects_golden: bool = False
     may_reboot: bool = False
     wipes_card: bool = False
 
@@ -62,6 +64,7 @@ def options_of(arguments: Namespace) -> Options:
         simulations={} if arguments.simulate is None else read_simulations(arguments.simulate),
         heartbeat_seconds=arguments.heartbeat,
         budget_bytes=arguments.disk_budget,
+        injects_golden=arguments.inject_golden,
         may_reboot=arguments.allow_reboot,
         wipes_card=arguments.wipe_card or is_on_boot(card),
     )

@@ -90,18 +90,26 @@ class Expected:
 
 
 def expected_of(
-    manifest: Manifest, *, kind: str, frame_rate: float, probe_seconds: float, valid_rate: int
+    manifest: Manifest,
+    *,
+    kind: str,
+    frame_rate: float,
+    probe_seconds: float,
+    valid_rate: int,
+    injects: bool = False,
 ) -> Expected:
     """Return what a camera of that kind must show for this release.
 
     Args:
         manifest: The verified manifest.
-        kind: Only a simulated camera runs the golden set yet.
+        kind: A simulated camera always runs the golden set.
         frame_rate: What the sensor is asked for.
         probe_seconds: How long it must run well.
         valid_rate: Permille of frames that must carry an inference.
+        injects: A sensor runs it, too, through modlib.
     """
-    has_golden = kind == "simulated" and manifest.file("golden") is not None
+    runs_golden = kind == "simulated" or (kind == "modlib" and injects)
+    has_golden = runs_golden and manifest.file("golden") is not None
     tolerance = manifest.golden.tolerance_permille if manifest.golden else 0
     return Expected(
         network_name=manifest.network_name,
@@ -185,7 +193,7 @@ class Gate:
             case Streaming():
                 return replace(self, uploaded_at=now)
             case GoldenCompared(found_permille=found):
-                return replace(self, golden_permille=found)
+                return self._compared(found)
             case CameraFailed(code=code, text=text):
                 return self._failed(code, text)
             case CameraExited(returncode=returncode):
@@ -206,6 +214,12 @@ class Gate:
     def probed_seconds(self, now: float) -> float:
         """Return how much of the probe has passed, for the progress that people see."""
         return 0.0 if self.first_valid_at is None else now - self.first_valid_at
+
+    def _compared(self, found: int | None) -> "Gate":
+        """Take the golden set's result; where it cannot run, the release is judged without."""
+        if found is None:
+            return replace(self, expected=replace(self.expected, golden_permille_min=None))
+        return replace(self, golden_permille=found)
 
     def _progressed(self, done: int, now: float) -> "Gate":
         if done <= self.upload_permille:

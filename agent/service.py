@@ -470,6 +470,7 @@ class Agent:
         )
         shell = CameraShell(camera, kind, self._device(), stream)
         shell.simulation = self._options.simulations.get(camera_number, Simulation())
+        shell.injects = self._options.injects_golden
         shell.kind_reason = self._reason(identity, camera_number)
         shell.frame_rate = identity.settings.frame_rate
         shell.threshold_permille = settings.threshold_permille

@@ -32,6 +32,7 @@ SENSOR_MODEL = "imx500"
 DEBUGFS = "/sys/kernel/debug/"
 BUSY_TEXT = "Device or resource busy"  # EBUSY in words: libcamera and modlib pass on no number.
 TEXT_CHARACTERS = 300
+INJECTION_TIMEOUT_MS = 5000  # As modlib's own: an injecting sensor gives no frame for a while.
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +45,11 @@ class Request(Protocol):
         """Return the frame's metadata by name."""
         ...
 
+    @property
+    def image(self) -> Pixels:
+        """Return a copy of the picture."""
+        ...
+
 
 def ai_camera(job: Job, manifest: Manifest, stopping: threading.Event) -> Camera:
     """Return the camera of a job.
@@ -51,14 +57,32 @@ def ai_camera(job: Job, manifest: Manifest, stopping: threading.Event) -> Camera
     Raises:
         FailedError: modlib or libcamera is not installed, or there is no such camera.
     """
-    rpk = packaged(job, manifest)
     arrivals = Arrivals(job.frame_rate, stopping)
+
+    def take(request: Request) -> None:
+        arrivals.take(request.metadata, lambda: request.image[..., ::-1])  # BGR, modlib says.
+
+    device, model = open_device(job, manifest, take)
+    return _AiCamera(device, model, arrivals, has_injected=job.injects)
+
+
+def open_device(
+    job: Job, manifest: Manifest, take: Callable[[Request], None], *, injects: bool = False
+) -> tuple[Any, Any]:
+    """Return modlib's device and model of a job; ``take`` gets every request, on its thread.
+
+    Raises:
+        FailedError: modlib or libcamera is not installed, or there is no such camera.
+    """
+    rpk = packaged(job, manifest)
     try:
         from modlib.devices.ai_camera import ai_camera as library  # noqa: PLC0415 - Only on a Pi.
-        from modlib.devices.ai_camera import imx500  # noqa: PLC0415
+        from modlib.devices.ai_camera import imx500, utils  # noqa: PLC0415
         from modlib.models import MODEL_TYPE, Model  # noqa: PLC0415
 
         _tame(imx500)
+        if injects:  # Before libcamera looks for cameras: that is when it reads this.
+            utils.setup_libcamera_config_file(camera_timeout_value_ms=INJECTION_TIMEOUT_MS)
         cameras = library.CM.global_cameras
     except ImportError as error:
         text = f"no AI camera here: modlib with the system's libcamera is needed ({error})"
@@ -70,7 +94,7 @@ def ai_camera(job: Job, manifest: Manifest, stopping: threading.Event) -> Camera
         """modlib's camera, which hands every request to us."""
 
         def _parse_request(self, req: Request) -> None:
-            arrivals.take(req.metadata)
+            take(req)
             if OUTPUT_KEY in req.metadata:
                 self.dps.update()  # modlib compares it with the rate of requests, and warns.
 
@@ -81,24 +105,33 @@ def ai_camera(job: Job, manifest: Manifest, stopping: threading.Event) -> Camera
             """Do nothing: ``_parse_request`` is ours, so nobody calls this."""
 
     number = nth_sensor(job.camera, [camera.get("Model") for camera in cameras])
+    rate = round(job.frame_rate)
     try:
-        device = Device(headless=True, frame_rate=round(job.frame_rate), num=number)
-        model = Packaged(
-            model_file=str(rpk),
-            model_type=MODEL_TYPE.RPK_PACKAGED,
-            color_format=manifest.input.color,
-            preserve_aspect_ratio=False,  # Boxes refer to the whole picture.
-        )
+        device = Device(headless=True, frame_rate=rate, num=number, data_injection=injects)
     except (RuntimeError, IndexError, OSError) as error:
         raise failed(error, code="missing") from error
-    return _AiCamera(device, model, arrivals)
+    model = Packaged(
+        model_file=str(rpk),
+        model_type=MODEL_TYPE.RPK_PACKAGED,
+        color_format=manifest.input.color,
+        preserve_aspect_ratio=False,  # Boxes refer to the whole picture.
+    )
+    return device, model
 
 
 class _AiCamera:
     """Camera: one modlib device with one network."""
 
-    def __init__(self, device: Any, model: object, arrivals: Arrivals) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        device: Any,  # noqa: ANN401
+        model: object,
+        arrivals: Arrivals,
+        *,
+        has_injected: bool,
+    ) -> None:
         self._device = device
+        self._has_injected = has_injected
         self._model = model
         self._arrivals = arrivals
 
@@ -106,6 +139,8 @@ class _AiCamera:
         try:
             self._device.deploy(self._model)
             _log.info("the sensor is %s", self._device.get_device_id())
+            if self._has_injected:
+                end_injection(self._device)
             with watched(self._device.imx500.get_fw_upload_progress, report):
                 self._device.start()
         except (RuntimeError, ValueError, OSError) as error:
@@ -114,11 +149,26 @@ class _AiCamera:
     def read(self) -> Captured | None:
         return self._arrivals.next()
 
+    def picture(self) -> Pixels | None:
+        return self._arrivals.picture()
+
     def infer(self, image: Pixels) -> Tensors | None:  # noqa: ARG002
-        return None  # Injection waits for a sensor to prove it on.
+        return None  # Only a stream of its own can: agent/camera/injection.py.
 
     def stop(self) -> None:
         self._device.stop()
+
+
+def end_injection(device: Any) -> None:  # noqa: ANN401
+    """Let the sensor look through its lens again: modlib only ever turns injection on."""
+    from modlib.devices.ai_camera import imx500  # noqa: PLC0415
+
+    control = imx500.v4l2_control()
+    control.id, control.value = imx500.ENABLE_INJECTION_CTRL_ID, 0
+    try:
+        imx500.fcntl.ioctl(device.imx500.device_fd, imx500.VIDIOC_S_CTRL, control)
+    except OSError as error:  # A kernel without injection has none to turn off.
+        _log.info("injection cannot be turned off: %s", error)
 
 
 def packaged(job: Job, manifest: Manifest) -> Path:

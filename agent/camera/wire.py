@@ -42,6 +42,8 @@ FaultKind = Literal[
     "slow_dnn",  # The network takes `value` times its frame's time.
     "stale_output",  # Frames repeat one inference.
     "hang_in_stop",  # A polite stop never returns.
+    "no_injection",  # The kernel knows no injection of images.
+    "injection_busy",  # The first `value` images are refused.
     "closed_debugfs",  # The progress of an upload may not be read, as by a service.
 ]
 
@@ -88,6 +90,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         starts: Camera starts since boot before this one; the child cannot count them itself.
         rpk: The network as packaged on this device (agent/camera/packer.py), or as it came in the
             release; a simulated camera needs none.
+        injects: The golden set goes through the sensor first, in a stream and a start of its own.
         track_permille: Follow objects from one frame to the next; what scores less begins no track.
     """
 
@@ -100,6 +103,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     simulation: Simulation = Simulation()
     starts: int = 0
     rpk: str | None = None
+    injects: bool = False
     track_permille: int | None = None
 
 
@@ -118,9 +122,9 @@ class Streaming(_Message, frozen=True, kw_only=True):
 
 
 class GoldenCompared(_Message, frozen=True, kw_only=True):
-    """The golden set ran: so many of its objects were found again."""
+    """The golden set ran: so many of its objects were found again; None: it cannot run here."""
 
-    found_permille: int
+    found_permille: int | None
 
 
 class _Frame(_Message, frozen=True, kw_only=True):

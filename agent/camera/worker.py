@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent.camera.camera import Camera, Captured, FailedError, read_file
+from agent.camera.camera import Camera, Captured, FailedError, Pixels, read_file
 from agent.camera.wire import (
     JOB_BYTES_MAX,
     CameraFailed,
@@ -35,6 +35,7 @@ from agent.camera.wire import (
     frame_message,
 )
 from shared.decode.labels import read_labels
+from shared.decode.results import Tensors
 from shared.decode.task import Decoder, Writer, decoder_of, writer_of
 from shared.errors import FleetError, RefusedError
 from shared.golden import agreement_permille, read_golden
@@ -80,19 +81,33 @@ def _run(job: Job, say: Say, stopping: threading.Event, wishes: Wishes) -> None:
     labels = _read_labels(job, manifest)
     writer = writer_of(manifest, labels, threshold=job.threshold_permille / 1000)
     tracker = _tracker(job)
+    _begin(job, manifest, say)
     camera = _open(job, manifest, stopping)
     try:
         camera.start(lambda done: say(Uploading(done_permille=done)))
         if stopping.is_set():
             return
         say(Streaming())
-        _compare_golden(job, manifest, camera, say)
+        if job.kind == "simulated":
+            _compare_golden(job, manifest, lambda image: camera.infer(image) or (), say)
         while (captured := camera.read()) is not None:
             say(seen(captured, writer, tracker))
             if wishes and captured.tensors is not None:
                 say(_image(camera, captured, decoder_of(manifest, labels, threshold=wishes.pop())))
     finally:
         camera.stop()
+
+
+def _begin(job: Job, manifest: Manifest, say: Say) -> None:
+    """Do what comes before a library of cameras is loaded for the stream."""
+    if job.kind == "simulated":
+        return
+    if job.simulation.twin:
+        from agent.camera.twin.machine import put_in_place  # noqa: PLC0415
+
+        put_in_place(job, manifest)
+    if job.injects and job.kind == "modlib" and manifest.file("golden") is not None:
+        _inject_golden(job, manifest, say)
 
 
 def _open(job: Job, manifest: Manifest, stopping: threading.Event) -> Camera:
@@ -165,10 +180,24 @@ def _image(camera: Camera, captured: Captured, decoder: Decoder) -> ImageTaken:
     return ImageTaken(jpeg=snapshot(picture, decoder(captured.tensors)))
 
 
-def _compare_golden(job: Job, manifest: Manifest, camera: Camera, say: Say) -> None:
-    """Run the golden set where the release has one and the camera can inject images."""
+def _inject_golden(job: Job, manifest: Manifest, say: Say) -> None:
+    """Run the golden set through the sensor, or say that it cannot be done here."""
+    from agent.camera.injection import NoInjectionError, injecting  # noqa: PLC0415
+
+    try:
+        with injecting(job, manifest) as infer:
+            _compare_golden(job, manifest, infer, say)
+    except NoInjectionError as error:
+        logging.getLogger(__name__).warning("%s", error)
+        say(GoldenCompared(found_permille=None))
+
+
+def _compare_golden(
+    job: Job, manifest: Manifest, infer: Callable[[Pixels], Tensors], say: Say
+) -> None:
+    """Run the golden set where the release has one."""
     file = manifest.file("golden")
-    if file is None or job.kind != "simulated":
+    if file is None:
         return
     examples = read_golden(
         read_file(Path(job.folder) / file.name),
@@ -178,10 +207,7 @@ def _compare_golden(job: Job, manifest: Manifest, camera: Camera, say: Say) -> N
     # The manifest's threshold, not the job's: what counts as found must not depend on a setting.
     threshold = manifest.decode.threshold_permille / 1000
     decoder = decoder_of(manifest, _read_labels(job, manifest), threshold=threshold)
-    found = agreement_permille(
-        examples, run=lambda image: camera.infer(image) or (), decode=decoder
-    )
-    say(GoldenCompared(found_permille=found))
+    say(GoldenCompared(found_permille=agreement_permille(examples, run=infer, decode=decoder)))
 
 
 def _read_labels(job: Job, manifest: Manifest) -> tuple[str, ...]:

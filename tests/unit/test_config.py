@@ -85,6 +85,7 @@ def test_a_card_on_the_boot_partition_is_wiped(tmp_path: Path) -> None:
         simulate=None,
         heartbeat=300.0,
         disk_budget=1,
+        inject_golden=False,
         allow_reboot=False,
         wipe_card=False,
     )

@@ -194,8 +194,16 @@ def _extended(sensor: Sensor, which: tuple[int, int], control: Any) -> int:  # n
 
 
 def _plain(sensor: Sensor, which: tuple[int, int], control: Any) -> int:  # noqa: ANN401
-    if which == SET_CONTROL and control.id == NETWORK_FD:
+    asked = (which, control.id)
+    if asked == (SET_CONTROL, NETWORK_FD):
         return sensor.set_network(control.value)
+    if asked == (SET_CONTROL, INJECT):
+        return sensor.set_injecting(is_on=bool(control.value))
+    if asked == (SET_CONTROL, INPUT_FD):
+        return sensor.inject(control.value)
+    if asked == (GET_CONTROL, INPUT_COUNT):
+        control.value = sensor.injected_count
+        return 0
     return errno.EINVAL
 
 

@@ -23,9 +23,10 @@ GRAPH_NAME = "simulator.onnx"
 BLOCK_BYTES = 1024 * 1024
 COMMAND_NAME = "imx500-package"
 _TRAILER = "TRAILER!!!"
-# Eight bits in, as they are: the sensor's own numbers of a network that takes 0 to 255.
-_NORMS = ("K00=0x100", "K02=0x0", "K03=0x1800", "K11=0x100", "K13=0x1800", "K20=0x0", "K22=0x100",
-          "K23=0x1800")  # fmt: skip
+# Eight bits less 128: what the sensor makes of a pixel for a network of signed numbers.
+NORM_SCALE, NORM_SHIFT = "0x400", "0x1800"
+_SCALED = {"RGB": ("K00", "K11", "K22"), "BGR": ("K02", "K11", "K20")}
+_SCALES, _SHIFTS = ("K00", "K02", "K11", "K20", "K22"), ("K03", "K13", "K23")
 
 
 def main() -> int:
@@ -59,7 +60,9 @@ def rpk_of(graph: bytes, *, color: str) -> bytes:
     info = [
         "networkID=000000", "apParamSize=0", "networkNum=1", "networkOrdinal=0",
         f"inputTensorWidth={size[0]}", f"inputTensorHeight={size[1]}",
-        f"inputTensorFormat={color}", *(f"inputTensorNorm_{norm}" for norm in _NORMS),
+        f"inputTensorFormat={color}",
+        *(f"inputTensorNorm_{k}={NORM_SCALE if k in _SCALED[color] else 0}" for k in _SCALES),
+        *(f"inputTensorNorm_{k}={NORM_SHIFT}" for k in _SHIFTS),
     ]  # fmt: skip
     blocks = b"".join(_block(part) for part in parts)
     return blocks + _cpio(INFO_NAME, "".join(f"{line}\n" for line in info).encode())

@@ -31,6 +31,7 @@ UPLOAD_STEPS = 20
 NETWORK_STAGE = 2
 NAME_BYTES, TENSORS_MAX, DIMENSIONS_MAX = 64, 16, 16
 POLL_SECONDS = 0.2
+WIDTH_STEP = 32  # Of an input's rows in the sensor's memory.
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,9 @@ class Sensor:
         self._frame = -1
         self._count = 0
         self._stale: dict[str, object] = {}
+        self._is_injecting = False
+        self._injected: Pixels | None = None
+        self._refusals = 0
 
     # What the driver asks.
     def set_network(self, fd: int) -> int:
@@ -86,6 +90,34 @@ class Sensor:
         """Look at that part of the picture."""
         self.roi = roi
         return 0
+
+    def set_injecting(self, *, is_on: bool) -> int:
+        """Infer what is written into it, until that is turned off; errno, or 0."""
+        if self.faults.is_on("no_injection"):
+            return errno.EINVAL
+        self._is_injecting = is_on
+        return 0
+
+    def inject(self, fd: int) -> int:
+        """Infer these numbers next: planes of rows, padded as its memory wants them."""
+        busy = self.faults.find("injection_busy")
+        if busy is not None and self._refusals < busy.value:
+            self._refusals += 1
+            return errno.EREMOTEIO
+        assert self._network is not None
+        width, height = self._network.info.width, self._network.info.height
+        wide, high = -(-width // WIDTH_STEP) * WIDTH_STEP, height + height % 2
+        numbers = np.frombuffer(os.pread(fd, 3 * wide * high + 1, 0), np.int8)
+        if numbers.size != 3 * wide * high:
+            return errno.EINVAL
+        planes = numbers.reshape(3, high, wide)[:, :height, :width].astype(np.int16) + 128
+        self._injected = planes.transpose(1, 2, 0).astype(np.uint8)
+        return 0
+
+    @property
+    def injected_count(self) -> int:
+        """Return the count that the inference of what was injected will bear."""
+        return (self._count + 1) % 256
 
     # What libcamera asks.
     def acquire(self) -> int:
@@ -146,10 +178,22 @@ class Sensor:
             return {}
         if self.faults.is_on("stale_output") and self._stale:
             return self._stale
+        if self._is_injecting:
+            return self._answered(self._network)
         picture = self._source.picture(number)
+        if self._network.info.color == "BGR":
+            picture = picture[..., ::-1]
         self._count = (self._count + 1) % 256
         self._stale = self._output(self._network, picture)
         return self._stale
+
+    def _answered(self, network: Network) -> dict[str, object]:
+        """Return the inference of what was injected, once."""
+        image, self._injected = self._injected, None
+        if image is None:
+            return {}
+        self._count = (self._count + 1) % 256
+        return self._output(network, image)
 
     def _output(self, network: Network, picture: Pixels) -> dict[str, object]:
         tensors = self.faults.spoilt(self._infer(network, picture))
@@ -162,9 +206,8 @@ class Sensor:
             "CnnKpiInfo": (round(dnn_us), round(DSP_SHARE * frame_us)),
         }
 
-    def _infer(self, network: Network, picture: Pixels) -> Tensors:
+    def _infer(self, network: Network, image: Pixels) -> Tensors:
         """Run the graph; the sensor has no batch, and puts out floats."""
-        image = picture[..., ::-1] if network.info.color == "BGR" else picture
         outputs = network.graph.run(np.ascontiguousarray(image))
         return tuple(np.asarray(tensor[0], np.float32) for tensor in outputs)
 
