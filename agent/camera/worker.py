@@ -119,10 +119,6 @@ def _open(job: Job, manifest: Manifest, stopping: threading.Event) -> Camera:
             text = f"a simulated camera needs the extra `sim`: {error}"
             raise FailedError("unavailable", text) from error
         return simulated_camera(job, manifest, stopping)
-    if job.simulation.twin:
-        from agent.camera.twin.machine import put_in_place  # noqa: PLC0415
-
-        put_in_place(job, manifest)
     if job.kind == "picamera2":
         from agent.camera.picamera import pi_camera  # noqa: PLC0415
 
