@@ -449,7 +449,7 @@ def _looked(
     """Return the course after a look at the evidence, if it is time for one."""
     faulty = frozenset(device for device, one in standings.items() if one.state in _OWN_FAULTS)
     moment = Moment(
-        waves=len(rules.bake_seconds),
+        waves=len(rules.bake_seconds) * rules.retry.attempts,  # Each try is looked at anew.
         tolerated=1 - rules.min_healthy_permille / PERMILLE_ALL,
         left_out=faulty,
         is_over=is_over,

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from controller import planning, retrying
 from controller.devices import Known
-from controller.gates.gathering import Sighting, gather
+from controller.gates.gathering import Sighting, gather, is_due
 from controller.planning import Book, Report, Rollout, State
 from controller.rollout import (
     CameraSeen,
@@ -146,6 +146,9 @@ def _gathered(site: Site, rollout: Rollout, mine: Sequence[Camera], seconds: flo
     course = record.course
     if record.rules.gates is None or rollout.state not in planning.LIVE:
         return course
+    now = course.driven_seconds + seconds
+    if not is_due(course.gathered, now):
+        return course
     treated = {(camera.device, camera.number) for camera in mine}
     cameras = [camera for camera in site.cameras if rollout.entry.selector.matches(camera.labels)]
     sightings = (
@@ -153,8 +156,7 @@ def _gathered(site: Site, rollout: Rollout, mine: Sequence[Camera], seconds: flo
         for camera in _sampled(cameras, rollout.entry)
     )
     seen = (one for one in sightings if one is not None)
-    gathered = gather(course.gathered, seen, course.driven_seconds + seconds)
-    return replace(course, gathered=gathered)
+    return replace(course, gathered=gather(course.gathered, seen, now))
 
 
 def _place(camera: Camera) -> tuple[str, int]:

@@ -16,9 +16,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite, log
 
+import msgspec
+
 from shared.limits import OBJECTS_PER_FRAME_MAX, RATE_HZ_MAX
 from shared.messages import Evidence, EvidencePair
 
+GATHER_SECONDS = 5.0  # Cameras report once in five minutes: looking at each tick is heat.
 EPOCH_SECONDS = 900.0  # Cameras of a wave switch within minutes; an hour is what is compared.
 EPOCHS_MAX = 16  # In one wave; whoever comes later joins the last one.
 CONTROLS_MAX = 200  # In one epoch: more make nothing surer.
@@ -32,9 +35,8 @@ PERMILLE = 1000
 MEASURES = ("detections", "scores")
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What a camera counted; ``scores`` is the sum of its objects' scores."""
+class Counts(msgspec.Struct, frozen=True, array_like=True):
+    """What a camera counted; ``scores`` is the sum of its objects' scores. A list in the store."""
 
     seconds: float = 0.0
     frames: float = 0.0
@@ -126,6 +128,7 @@ class Gathered:
     """All that is kept of a rollout's evidence, by camera (``gate-01/0``).
 
     Attributes:
+        at: When cameras were looked at last, in driven seconds.
         closed: By measure, the epochs of waves that are over.
         nonsense: Cameras whose last numbers no camera can have.
         looks: Made in this wave before its end.
@@ -134,6 +137,7 @@ class Gathered:
         verdicts: Of the last look.
     """
 
+    at: float | None = None
     tracks: Mapping[str, Track] = field(default_factory=dict[str, Track])
     epochs: tuple[Epoch, ...] = ()
     closed: Mapping[str, tuple[Stratum, ...]] = field(
@@ -159,6 +163,11 @@ class Sighting:
     is_treated: bool = False
 
 
+def is_due(gathered: Gathered, now: float) -> bool:
+    """Say whether it is time to look at the cameras again."""
+    return gathered.at is None or now - gathered.at >= GATHER_SECONDS
+
+
 def gather(gathered: Gathered, sightings: Iterable[Sighting], now: float) -> Gathered:
     """Return what is kept after a look at all cameras; ``now`` in driven seconds."""
     tracks = dict(gathered.tracks)
@@ -176,7 +185,7 @@ def gather(gathered: Gathered, sightings: Iterable[Sighting], now: float) -> Gat
         tracks[one.camera] = track = followed(old, one.evidence, running)
         if one.is_treated and not track.is_treated:
             switched.append(one.camera)
-    after = replace(gathered, tracks=tracks, nonsense=frozenset(nonsense))
+    after = replace(gathered, at=now, tracks=tracks, nonsense=frozenset(nonsense))
     return _switched(after, switched, now) if switched else after
 
 

@@ -20,7 +20,7 @@ class Moment:
     """What a look needs to know of the wave.
 
     Attributes:
-        waves: Of the whole rollout.
+        waves: Of the whole rollout, once for each of its tries.
         tolerated: The share of cameras that may miss a bound for reasons of their own.
         left_out: Devices with faults of their own.
         is_over: The wave's bake is over.

@@ -18,6 +18,7 @@ from controller.rollout import (
     DeviceSeen,
     DeviceState,
     Reach,
+    Retry,
     Rules,
     Standing,
     Verdict,
@@ -153,6 +154,17 @@ def test_a_retry_of_a_wave_has_all_its_looks_again() -> None:
 
     assert not again.gathered.is_final
     assert again.gathered.verdicts == ()
+
+
+def test_automatic_tries_share_the_stated_rate() -> None:
+    course, seen = wave_of_one(controls_since=300)
+    twice = replace(RULES, retry=Retry(attempts=2))
+
+    once = advance(course, seen, frozenset({"a"}), RULES, seconds=61)
+    again = advance(course, seen, frozenset({"a"}), twice, seconds=61)
+
+    assert "99.92 % sure" in once.verdict.text  # 1 % of 2 gates, 2 waves, 3 looks.
+    assert "99.96 % sure" in again.verdict.text
 
 
 def record(rules: Rules = RULES, **changes: object) -> Record:
@@ -300,3 +312,15 @@ def test_more_failed_devices_than_allowed_fail_before_any_gate_is_asked(allowed:
     found = judge(failed, frozenset(failed), rules, gates=(FAILED,))
 
     assert "ended badly" in found.text
+
+
+def test_cameras_are_looked_at_every_few_seconds_and_not_at_every_tick() -> None:
+    old = EvidencePair(running=evidence(OLD, 7200), hour=evidence(OLD, 3600))
+    site = site_of({name: (old, None) for name in "abc"}, frozenset({"a"}))
+    at: list[float | None] = []
+
+    for _ in range(24):
+        site, _ = steer(site, 0.25)
+        at.append(site.records["r-1"].course.gathered.at)
+
+    assert sorted(set(at), key=str) == [0.25, 5.25]
