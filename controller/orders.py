@@ -18,7 +18,7 @@ from controller.inventory import identity_of, parse_fleet, selector_of
 from controller.obeying import obey
 from controller.publishing import Held
 from controller.repository import controller_keys
-from controller.store import Intention
+from controller.store import Intention, Record
 from shared.errors import OperatorError
 from shared.files import write_atomically
 from shared.identity import camera_of
@@ -84,17 +84,35 @@ def plan(controller: "Controller", wished: Sequence[Wish]) -> tuple[forecast.For
         UnsignedError: A release is not signed.
         OperatorError: One would be refused.
     """
-    devices, _ = controller.heard()
-    site = replace(controller.site(), devices=devices)
-    knows = _knowledge(controller, site, [wish.release for wish in wished])
-    found = []
-    for wish in wished:
-        record = controller.new_record(
+    records = [
+        controller.new_record(
             wish.release, wish.selector, controller.strategy(wish.strategy), wish.name, wish.deny
         )
-        record = replace(record, rollout=controller.store.next_rollout())
-        found.append(forecast.forecast(site, record, knows, over=wish.over))
-    return tuple(found)
+        for wish in wished
+    ]
+    return _forecasts(
+        controller, [(record, w.over) for record, w in zip(records, wished, strict=True)]
+    )
+
+
+def plan_undo(
+    controller: "Controller", rollout: str, strategy: str | None, *, over: bool
+) -> tuple[forecast.Forecast, ...]:
+    """Return what `rollout undo` would do."""
+    return _forecasts(controller, [(controller.undo_record(rollout, strategy), over)])
+
+
+def _forecasts(
+    controller: "Controller", wanted: Sequence[tuple[Record, bool]]
+) -> tuple[forecast.Forecast, ...]:
+    devices, _ = controller.heard()
+    site = replace(controller.site(), devices=devices)
+    knows = _knowledge(controller, site, [record.release for record, _ in wanted])
+    name = controller.store.next_rollout()
+    return tuple(
+        forecast.forecast(site, replace(record, rollout=name), knows, over=over)
+        for record, over in wanted
+    )
 
 
 def _knowledge(controller: "Controller", site: "Site", wanted: Sequence[str]) -> forecast.Knowledge:

@@ -350,6 +350,14 @@ class Controller:
 
     def undo(self, rollout: str, *, strategy: str | None = None, over: bool = False) -> str:
         """Bring back what a rollout's devices ran before, in one wave; return the new id."""
+        return self._begin(self.undo_record(rollout, strategy), over=over)
+
+    def undo_record(self, rollout: str, strategy: str | None = None) -> Record:
+        """Return the record of a rollout that would undo another one.
+
+        Raises:
+            OperatorError: There is nothing to bring back, or more than one release.
+        """
         undone = self._store.record(rollout)
         if not undone.ran_before:
             raise OperatorError(f"{undone.rollout}: its devices ran nothing before it")
@@ -362,8 +370,7 @@ class Controller:
         (release,) = undone.ran_before
         one_wave = Strategy("undo", waves=(strategies.Wave(1000),), probe=undone.probe)
         chosen = one_wave if strategy is None else self.strategy(strategy)
-        record = self.new_record(release, undone.selector, chosen, f"undo-{undone.rollout}", ())
-        return self._begin(record, over=over)
+        return self.new_record(release, undone.selector, chosen, f"undo-{undone.rollout}", ())
 
     def status(self, rollout: str | None = None) -> RolloutStatus:
         """Return how a rollout looks, from the store alone; None: the newest."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 import click
+from click.shell_completion import CompletionItem
 
 from controller.cli.exits import Exit, exit_of, text_of
 from controller.cli.terminal import Terminal
@@ -44,6 +45,7 @@ NOUNS = {
     "tail": Noun("tail", "tail", "Print what the cameras see, live."),
     "keys": Noun("keys", "keys", "Who may sign what; a new controller key."),
     "audit": Noun("auditing", "audit", "Who ordered what, and what came of it."),
+    "completion": Noun("completing", "completion", "What makes TAB complete, for your shell."),
     "doctor": Noun("doctor", "doctor", "Check this machine, the broker and the fleet."),
 }
 
@@ -66,11 +68,21 @@ class Nouns(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer the nouns without importing them."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [
+            CompletionItem(name, help=noun.help)
+            for name, noun in NOUNS.items()
+            if name.startswith(incomplete)
+        ]
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Name the nearest noun when there is none of that name."""
-        if args[0] not in NOUNS:
+        if args[0] not in NOUNS and not ctx.resilient_parsing:
             ctx.fail(f"no command {args[0]!r}; expected one of {', '.join(NOUNS)}")
         return super().resolve_command(ctx, args)
 

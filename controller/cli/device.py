@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from controller.cli import completing
 from controller.cli.fleet import matching, opened, selector_option
 from controller.cli.requests import add_requests
 from controller.cli.terminal import Format, Terminal, output_option, passphrase_option
@@ -22,7 +23,7 @@ def device() -> None:
 
 
 @device.command()
-@click.argument("device_id", metavar="DEVICE")
+@click.argument("device_id", metavar="DEVICE", shell_complete=completing.devices)
 @click.option("--card", type=click.Path(dir_okay=False, path_type=Path),
               help="Where to write the card file. Default: ./DEVICE.card.yaml")  # fmt: skip
 @click.option("--force", is_flag=True, help="Overwrite the card file.")
@@ -75,7 +76,7 @@ def ls(selector: str | None, output: Format, watching: Watching) -> int:
 
 
 @device.command()
-@click.argument("device_id", metavar="DEVICE")
+@click.argument("device_id", metavar="DEVICE", shell_complete=completing.devices)
 @output_option
 def show(device_id: str, output: Format) -> None:
     """Show what is known of one device."""

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import click
 
+from controller.cli import completing
 from controller.cli.exits import Exit
-from controller.cli.fleet import opened, passphrase_for
+from controller.cli.fleet import opened
 from controller.cli.prompts import confirmed, yes_option
-from controller.cli.rollout import Driving, drives
-from controller.cli.terminal import Format, Terminal, output_option
+from controller.cli.rollout import Driving, driven, drives
+from controller.cli.terminal import Format, PassphraseReader, Terminal, output_option
 from shared.errors import OperatorError
 
-_NAME = click.argument("name_version", metavar="NAME@VERSION")
+_NAME = click.argument("name_version", metavar="NAME@VERSION", shell_complete=completing.releases)
 
 
 def add_ends(group: click.Group) -> None:
@@ -64,12 +65,13 @@ def revoke(*, name_version: str, yes: bool, driving: Driving) -> int:
     """
     from controller import releasing  # noqa: PLC0415
 
-    with opened(driving.passphrase_fd) as controller:
+    reader = PassphraseReader(driving.passphrase_fd)
+    with driven(driving, reader=reader) as controller:
         running = controller.show_release(name_version)[0].running_on
         question = f"Revoke {name_version}, which {running} cameras run? It cannot be taken back."
         if not yes and not confirmed(question):
             return Exit.ERROR
-        passphrase = passphrase_for(controller, "release", driving.passphrase_fd)
+        passphrase = None if controller.is_demo else reader("release")
         releasing.revoke(controller, name_version, passphrase)
         if not driving.is_detached:
             controller.drive(until=lambda _: True, timeout_seconds=driving.timeout_seconds)
@@ -92,10 +94,11 @@ def prune(*, dry_run: bool, driving: Driving) -> int:
     """
     from controller import releasing  # noqa: PLC0415
 
-    with opened(driving.passphrase_fd) as controller:
+    reader = PassphraseReader(driving.passphrase_fd)
+    with opened(reader=reader) if dry_run else driven(driving, reader=reader) as controller:
         found = releasing.prunable(controller)
         if found and not dry_run:
-            passphrase = passphrase_for(controller, "release", driving.passphrase_fd)
+            passphrase = None if controller.is_demo else reader("release")
             found = releasing.prune(controller, passphrase)
             if not driving.is_detached:
                 controller.drive(until=lambda _: True, timeout_seconds=driving.timeout_seconds)

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from controller.cli.exits import Exit
-from controller.cli.fleet import opened
-from controller.cli.rollout import Driving, drives
+from controller.cli.rollout import Driving, driven, drives
 
 if TYPE_CHECKING:
     from controller.service import Controller
@@ -24,7 +23,7 @@ def freeze(*, reason: str, driving: Driving) -> int:
     """
     from controller import orders  # noqa: PLC0415 - --help needs no TUF.
 
-    with opened(driving.passphrase_fd) as controller:
+    with driven(driving) as controller:
         orders.freeze(controller, reason)
         return _until_out(controller, driving)
 
@@ -35,7 +34,7 @@ def unfreeze(*, driving: Driving) -> int:
     """Let devices change again: rollouts go on where they stood."""
     from controller import orders  # noqa: PLC0415
 
-    with opened(driving.passphrase_fd) as controller:
+    with driven(driving) as controller:
         orders.unfreeze(controller)
         return _until_out(controller, driving)
 

@@ -52,11 +52,11 @@ def rotate(*, yes: bool, driving: Driving) -> int:
     from controller import releasing  # noqa: PLC0415
 
     reader = PassphraseReader(driving.passphrase_fd)
-    with opened(driving.passphrase_fd) as controller:
+    with opened(reader=reader) as controller:
         if not yes and not confirmed("Replace the controller key of this fleet?"):
             return Exit.ERROR
         repository = releasing.rotate(controller, reader)
-    with opened(driving.passphrase_fd, reader=reader) as controller:
+    with opened(reader=reader) as controller:
         if not driving.is_detached:
             controller.drive(until=lambda _: True, timeout_seconds=driving.timeout_seconds)
     driving.terminal.say(f"Root {repository.root_version} knows the new controller key; plan")

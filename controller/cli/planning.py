@@ -8,7 +8,7 @@ import click
 from controller.cli.exits import Exit
 from controller.cli.fleet import opened, selector_option
 from controller.cli.forecasts import show_forecasts
-from controller.cli.rollout import Driving, drives, leave
+from controller.cli.rollout import Driving, driven, drives, leave
 from controller.cli.terminal import Format, Terminal, output_option
 
 if TYPE_CHECKING:
@@ -93,18 +93,23 @@ def apply(*, file: Path | None, over: bool, dry_run: bool, driving: Driving) -> 
     """
     from controller import orders  # noqa: PLC0415
 
-    with opened(driving.passphrase_fd, file=file) as controller:
-        if dry_run:
-            show_forecasts(
-                driving.terminal, orders.plan(controller, orders.wishes(controller, over=over))
-            )
-            return Exit.OK
+    if dry_run:
+        return _dry(driving.terminal, file, over=over)
+    with driven(driving, file=file) as controller:
         started = orders.apply(controller, over=over)
         if not started:
             driving.terminal.say("Nothing to start. `fleetctl diff` shows what differs.")
             driving.terminal.document([])
             return Exit.OK
         return _follow(controller, started, driving)
+
+
+def _dry(terminal: Terminal, file: Path | None, *, over: bool) -> int:
+    from controller import orders  # noqa: PLC0415
+
+    with opened(file=file) as controller:
+        show_forecasts(terminal, orders.plan(controller, orders.wishes(controller, over=over)))
+    return Exit.OK
 
 
 def _follow(controller: "Controller", started: tuple[str, ...], driving: Driving) -> int:

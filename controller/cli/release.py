@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from controller.cli import completing
 from controller.cli.accuracy import print_receipt, receipt_document
 from controller.cli.ends import add_ends
 from controller.cli.fleet import opened, passphrase_for
@@ -42,7 +43,7 @@ def ls(output: Format) -> None:
 
 
 @release.command()
-@click.argument("name_version", metavar="NAME@VERSION")
+@click.argument("name_version", metavar="NAME@VERSION", shell_complete=completing.releases)
 @output_option
 def show(name_version: str, output: Format) -> None:
     """Show a release, its files, its measured accuracy and where it comes from."""
@@ -63,8 +64,8 @@ def show(name_version: str, output: Format) -> None:
 
 
 @release.command()
-@click.argument("one", metavar="NAME@VERSION")
-@click.argument("other", metavar="NAME@VERSION")
+@click.argument("one", metavar="NAME@VERSION", shell_complete=completing.releases)
+@click.argument("other", metavar="NAME@VERSION", shell_complete=completing.releases)
 @output_option
 def diff(one: str, other: str, output: Format) -> None:
     """Show what differs between two releases: accuracy, sizes, memory, labels, origin."""
@@ -85,7 +86,7 @@ def diff(one: str, other: str, output: Format) -> None:
 
 
 @release.command()
-@click.argument("name_version", metavar="NAME@VERSION")
+@click.argument("name_version", metavar="NAME@VERSION", shell_complete=completing.releases)
 @passphrase_option
 @output_option
 def sign(name_version: str, passphrase_fd: int | None, output: Format) -> None:
@@ -100,7 +101,7 @@ def sign(name_version: str, passphrase_fd: int | None, output: Format) -> None:
 
 
 @release.command()
-@click.argument("name_version", metavar="NAME@VERSION")
+@click.argument("name_version", metavar="NAME@VERSION", shell_complete=completing.releases)
 @output_option
 def verify(name_version: str, output: Format) -> None:
     """Hash every byte of a release and check its signature; exit 7 when something is wrong."""

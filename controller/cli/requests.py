@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from controller.cli import completing
 from controller.cli.exits import Exit
 from controller.cli.fleet import Duration, opened, selector_option
 from controller.cli.prompts import confirmed, yes_option
-from controller.cli.rollout import Driving, drives
+from controller.cli.rollout import Driving, driven, drives
 from controller.cli.terminal import Format, Terminal, output_option
 from shared.files import write_atomically
 from shared.limits import CAMERAS_MAX
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from controller.asking import Answer
 
 ANSWER_SECONDS = 10.0
-_DEVICES = click.argument("devices", metavar="[DEVICE]...", nargs=-1)
+_DEVICES = click.argument(
+    "devices", metavar="[DEVICE]...", nargs=-1, shell_complete=completing.devices
+)
 _CAMERA = click.option("--camera", type=click.IntRange(0, CAMERAS_MAX - 1), help="Which camera.")
 _TIMEOUT = click.option(
     "--timeout", type=Duration(), default="10s", show_default=True, help="Wait so long for answers."
@@ -192,7 +195,7 @@ def label(*, words: tuple[str, ...], selector: str | None, dry_run: bool, drivin
     changes = parse_changes(tuple(word for word in words if word not in named))
     if not changes:
         raise click.UsageError("expected a label: KEY=VALUE, or KEY- to take it away")
-    with opened(driving.passphrase_fd) as controller:
+    with opened() if dry_run else driven(driving) as controller:
         found = orders.devices_of(controller, named, selector)
         if dry_run:
             driving.terminal.say(f"label: {', '.join(found)}")
@@ -215,7 +218,7 @@ def label(*, words: tuple[str, ...], selector: str | None, dry_run: bool, drivin
 
 
 @click.command()
-@click.argument("device_id", metavar="DEVICE")
+@click.argument("device_id", metavar="DEVICE", shell_complete=completing.devices)
 @click.option("--force", is_flag=True, help="Although it is online.")
 @yes_option
 @drives
@@ -226,7 +229,7 @@ def rm(*, device_id: str, force: bool, yes: bool, driving: Driving) -> int:
     """
     from controller import orders  # noqa: PLC0415
 
-    with opened(driving.passphrase_fd) as controller:
+    with driven(driving) as controller:
         orders.devices_of(controller, (device_id,), None)
         if not yes and not confirmed(f"Forget {device_id}?"):
             return Exit.ERROR

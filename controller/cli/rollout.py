@@ -5,24 +5,36 @@ fleetctl drives, watches) until the rollout comes to rest. Ctrl-C detaches; the 
 with what they have, and ``rollout watch`` goes on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from controller.cli import completing
 from controller.cli.exits import Exit
 from controller.cli.fleet import Duration, opened, selector_option
-from controller.cli.terminal import Format, Terminal, output_option, passphrase_option
+from controller.cli.terminal import (
+    Format,
+    PassphraseReader,
+    Terminal,
+    output_option,
+    passphrase_option,
+)
+from controller.cli.watchable import Watching, watch_options
 
 if TYPE_CHECKING:
     from controller.service import Controller
     from controller.status import RolloutStatus
 
 IsDone = Callable[["RolloutStatus"], bool]
-_ROLLOUT = click.argument("rollout", metavar="ROLLOUT")
-_NEWEST = click.argument("rollout", metavar="[ROLLOUT]", required=False)
+_ROLLOUT = click.argument("rollout", metavar="ROLLOUT", shell_complete=completing.rollouts)
+_NEWEST = click.argument(
+    "rollout", metavar="[ROLLOUT]", required=False, shell_complete=completing.rollouts
+)
 _STRATEGY = click.option(
     "--strategy",
     help="A strategy of fleet.yaml. Default: the only one; a tenth first, where none is.",
@@ -65,13 +77,27 @@ def drives(command: Callable[..., int]) -> Callable[..., int]:
     return with_driving
 
 
+@contextmanager
+def driven(
+    driving: Driving, *, file: Path | None = None, reader: PassphraseReader | None = None
+) -> Iterator["Controller"]:
+    """Open the fleet for an order; where we shall drive, its key is opened before it is given.
+
+    So Ctrl-C at the prompt, or a wrong passphrase, leaves nothing written down.
+    """
+    with opened(driving.passphrase_fd, file=file, reader=reader) as controller:
+        if not driving.is_detached and controller.driver().holder is None:
+            controller.signer("controller")
+        yield controller
+
+
 @click.group()
 def rollout() -> None:
     """Bring a release to devices; watch, pause, undo it."""
 
 
 @rollout.command()
-@click.argument("release", metavar="NAME@VERSION")
+@click.argument("release", metavar="NAME@VERSION", shell_complete=completing.releases)
 @selector_option(default="*")
 @_STRATEGY
 @click.option("--name", help="A name that other commands take, too.")
@@ -98,10 +124,11 @@ def start(  # noqa: PLR0913 - one parameter an option
     from controller.cli.forecasts import show_forecasts  # noqa: PLC0415
 
     wish = orders.Wish(release, selector, strategy, name, deny, over)
-    with opened(driving.passphrase_fd) as controller:
-        if dry_run:
+    if dry_run:
+        with opened() as controller:
             show_forecasts(driving.terminal, orders.plan(controller, (wish,)))
-            return Exit.OK
+        return Exit.OK
+    with driven(driving) as controller:
         started = orders.start(controller, wish)
         return _go_on(controller, started, driving)
 
@@ -125,21 +152,26 @@ def watch(
 
 @rollout.command()
 @_NEWEST
+@watch_options
 @output_option
-def status(rollout: str | None, output: Format) -> None:
-    """Show how a rollout stands in the store.
+def status(rollout: str | None, output: Format, watching: Watching) -> int:
+    """Show how a rollout stands in the store; `rollout watch` drives it, too.
 
     Without ROLLOUT: the newest.
     """
     from controller.cli.render import picture  # noqa: PLC0415 - --help needs no rich.
 
     terminal = Terminal(output)
-    with opened() as controller:
-        found, frozen = controller.status(rollout), controller.fleet_status().frozen
-    terminal.show(picture(found))
-    if frozen:
-        terminal.say(frozen)
-    terminal.document(found)
+
+    def show() -> None:
+        with opened() as controller:
+            found, frozen = controller.status(rollout), controller.fleet_status().frozen
+        terminal.show(picture(found))
+        if frozen:
+            terminal.say(frozen)
+        terminal.document(found)
+
+    return watching.repeat(show)
 
 
 @rollout.command()
@@ -175,7 +207,7 @@ def history(output: Format) -> None:
 @drives
 def pause(*, rollout: str, driving: Driving) -> int:
     """Let nobody new activate; what is under way on a device goes on."""
-    with opened(driving.passphrase_fd) as controller:
+    with driven(driving) as controller:
         controller.pause(rollout)
         return _until(controller, rollout, driving, lambda status: status.state != "running")
 
@@ -185,7 +217,7 @@ def pause(*, rollout: str, driving: Driving) -> int:
 @drives
 def resume(*, rollout: str, driving: Driving) -> int:
     """Go on where `pause` stopped."""
-    with opened(driving.passphrase_fd) as controller:
+    with driven(driving) as controller:
         controller.resume(rollout)
         return _go_on(controller, rollout, driving)
 
@@ -195,7 +227,7 @@ def resume(*, rollout: str, driving: Driving) -> int:
 @drives
 def promote(*, rollout: str, driving: Driving) -> int:
     """Start the next wave after an inconclusive one."""
-    with opened(driving.passphrase_fd) as controller:
+    with driven(driving) as controller:
         controller.promote(rollout)
         return _go_on(controller, rollout, driving)
 
@@ -205,7 +237,7 @@ def promote(*, rollout: str, driving: Driving) -> int:
 @drives
 def retry(*, rollout: str, driving: Driving) -> int:
     """Let devices where it ended badly try again."""
-    with opened(driving.passphrase_fd) as controller:
+    with driven(driving) as controller:
         controller.retry(rollout)
         return _go_on(controller, rollout, driving)
 
@@ -216,7 +248,7 @@ def retry(*, rollout: str, driving: Driving) -> int:
 @drives
 def abort(*, rollout: str, no_revert: bool, driving: Driving) -> int:
     """Stop a rollout; its devices go back to what they ran before."""
-    with opened(driving.passphrase_fd) as controller:
+    with driven(driving) as controller:
         controller.abort(rollout, no_revert=no_revert)
         return _until(controller, rollout, driving, lambda status: status.is_over)
 
@@ -225,12 +257,25 @@ def abort(*, rollout: str, no_revert: bool, driving: Driving) -> int:
 @_ROLLOUT
 @click.option("--strategy", help="A strategy of fleet.yaml. Default: one wave for all.")
 @_OVER
+@click.option("--dry-run", is_flag=True, help="Only say what it would do, as `plan`.")
 @drives
-def undo(*, rollout: str, strategy: str | None, over: bool, driving: Driving) -> int:
+def undo(*, rollout: str, strategy: str | None, over: bool, dry_run: bool, driving: Driving) -> int:
     """Roll out what the devices of a rollout ran before it."""
-    with opened(driving.passphrase_fd) as controller:
+    if dry_run:
+        return _plan_undo(rollout, strategy, driving, over=over)
+    with driven(driving) as controller:
         started = controller.undo(rollout, strategy=strategy, over=over)
         return _go_on(controller, started, driving)
+
+
+def _plan_undo(rollout: str, strategy: str | None, driving: Driving, *, over: bool) -> int:
+    from controller import orders  # noqa: PLC0415 - --help needs no TUF.
+    from controller.cli.forecasts import show_forecasts  # noqa: PLC0415
+
+    with opened() as controller:
+        found = orders.plan_undo(controller, rollout, strategy, over=over)
+    show_forecasts(driving.terminal, found)
+    return Exit.OK
 
 
 def _go_on(
