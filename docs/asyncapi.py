@@ -5,7 +5,8 @@
 
 Topics and owners are docs/protocol.md's; the schemas are msgspec's own, so they cannot disagree
 with what the code accepts. The examples in docs/examples.json were heard on the broker of a real
-`fleetctl demo`. Topics that are reserved for later are not here: nothing is published on them.
+`fleetctl demo` or of the run in tests/contract/test_capture.py. Topics that are reserved for later
+are not here: nothing is published on them.
 """
 
 import base64
@@ -19,7 +20,15 @@ import yaml
 from shared import limits
 from shared.detections import Detections
 from shared.identity import Identity
-from shared.messages import Counts, Health, Reported, Request, Response, RolloutReported
+from shared.messages import (
+    Counts,
+    Health,
+    Reported,
+    Request,
+    Response,
+    RolloutReported,
+    TrackEvent,
+)
 from shared.plan import EntryDocument
 from shared.release import Manifest
 from shared.trust import BundleDocument, EnvelopeDocument
@@ -56,6 +65,7 @@ class Channel:
     text: str
     kind: type[msgspec.Struct] | None = None
     schema: dict[str, object] | None = None
+    content: str = "application/octet-stream"  # Where there is a schema and no kind.
 
 
 CHANNELS = {
@@ -91,6 +101,22 @@ CHANNELS = {
         "fleet/v1/{fleet}/device/{device}/camera/{camera}/detections", AGENT, ONCE,
         limits.DETECTIONS_BYTES, "One frame; exactly one of objects and classes is there.",
         Detections,
+    ),
+    "packed": Channel(
+        "fleet/v1/{fleet}/device/{device}/camera/{camera}/packed", AGENT, ONCE,
+        limits.DETECTIONS_BYTES,
+        "Up to 16 frames in the binary form of docs/protocol.md, in the place of detections.",
+        schema=BYTES,
+    ),
+    "image": Channel(
+        "fleet/v1/{fleet}/device/{device}/camera/{camera}/image", AGENT, ONCE,
+        limits.IMAGE_BYTES,
+        "A JPEG with what was found drawn into it, on request; empty: there is none.",
+        schema=BYTES, content="image/jpeg",
+    ),
+    "event": Channel(
+        "fleet/v1/{fleet}/device/{device}/camera/{camera}/event", AGENT, SURE,
+        limits.EVENT_BYTES, "What happened to a tracked object.", TrackEvent,
     ),
     "counts": Channel(
         "fleet/v1/{fleet}/device/{device}/camera/{camera}/counts", AGENT, LAST,
@@ -199,8 +225,11 @@ def _message(name: str, channel: Channel) -> dict[str, object]:
     if channel.kind is not None:
         payload = {"$ref": SCHEMA_TEMPLATE.format(name=channel.kind.__name__)}
     else:
-        content = "text/plain" if name == "status" else "application/octet-stream"
-    examples = [{"summary": one["topic"], "payload": one["payload"]} for one in heard()[name]]
+        content = "text/plain" if name == "status" else channel.content
+    examples = [
+        {"summary": one["topic"], "payload": one.get("payload", one.get("base64"))}
+        for one in heard()[name]
+    ]
     return {"name": name, "contentType": content, "payload": payload, "examples": examples}
 
 

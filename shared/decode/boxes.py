@@ -20,6 +20,7 @@ from shared.decode.results import (
     Tensors,
     are_finite,
 )
+from shared.limits import OBJECTS_PER_FRAME_MAX
 
 BOX_TENSORS = 3
 SCORE, CLASS = 4, 5  # After the four numbers of a box.
@@ -59,6 +60,8 @@ def find_objects(
     order = _order(numbers[:, SCORE])
     numbers = numbers if order is None else numbers[order]
     valid = numbers if count is not None else numbers[: _until(numbers[:, SCORE], least=TINY)]
+    if len(valid) > OBJECTS_PER_FRAME_MAX:
+        return Problem(COUNT_OUT_OF_RANGE)
     classes = valid[:, CLASS].astype(np.intp)
     if len(classes) and not 0 <= classes.min() <= classes.max() < len(labels):
         return Problem(CLASS_OUT_OF_RANGE)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import sys
+from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -11,9 +12,13 @@ from pathlib import Path
 from types import ModuleType
 
 import jsonschema
+import msgspec
 import yaml
 
+from shared.packed import decode_packed
+
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+JPEG = b"\xff\xd8\xff"
 LEVEL = "[a-z0-9][a-z0-9-]*"
 
 
@@ -56,6 +61,11 @@ class Contract:
                 self.validate(name, json.loads(payload))
             case "text/plain":
                 self.validate(name, payload.decode())
+            case "image/jpeg":
+                assert payload.startswith(JPEG)
+            case "application/octet-stream" if name == "packed":
+                for frame in decode_packed(payload):
+                    self.validate("detections", json.loads(msgspec.json.encode(frame)))
             case "application/octet-stream":
                 assert sha256(payload).hexdigest() == topic.rpartition("/")[2]
         return str(name)
@@ -93,6 +103,14 @@ class Contract:
 
         kind = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"$ref": noting})
         return kind(schema)
+
+
+def payload_of(example: dict[str, object]) -> bytes:
+    """Return the bytes of a message in docs/examples.json."""
+    if "base64" in example:
+        return b64decode(str(example["base64"]), validate=True)
+    payload = example["payload"]
+    return payload.encode() if isinstance(payload, str) else json.dumps(payload).encode()
 
 
 def read_contract() -> Contract:

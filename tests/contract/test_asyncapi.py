@@ -27,6 +27,7 @@ from shared.messages import (
     Request,
     Response,
     RolloutReported,
+    TrackEvent,
     TrustReported,
     WaveReported,
 )
@@ -42,7 +43,7 @@ from shared.release import (
     Requires,
 )
 from shared.topics import Topics
-from tests.contract.contract import DOCS, Contract, generator, read_contract
+from tests.contract.contract import DOCS, Contract, generator, payload_of, read_contract
 
 AT = "2026-11-24T03:00:00.123Z"
 SHA256 = "a" * 64
@@ -81,6 +82,9 @@ EXAMPLES = {
     "detections": Detections(
         at=AT, run="k3v9q2-17", seq=1, frame=87, release="helmet@8", task="detect", dnn_ms=58.8,
         objects=(Object(label="person", class_=0, score=0.91, box=(0.12, 0.3, 0.44, 0.95)),),
+    ),
+    "event": TrackEvent(
+        at=AT, release="helmet@8", event="leave", track=7, label="person", class_=0, dwell_ms=12_300
     ),
     "counts": Counts(at=AT, release="helmet@8", total=3, counts={"person": 3, "car": 0}),
     "request": Request(id="1", at=AT, expires=AT, threshold_permille=500),
@@ -180,9 +184,7 @@ def test_every_channel_has_messages_that_were_really_heard_on_it(
     for name in contract.channels:
         assert heard[name]
         for message in heard[name]:
-            payload = message["payload"]
-            data = payload.encode() if isinstance(payload, str) else json.dumps(payload).encode()
-            assert contract.judge(str(message["topic"]), data) == name
+            assert contract.judge(str(message["topic"]), payload_of(message)) == name
 
 
 def test_the_code_reads_every_document_that_was_really_heard(
@@ -207,7 +209,7 @@ def test_no_schema_is_without_an_example(
 
     for name in contract.channels:
         for message in heard[name]:
-            contract.validate(name, message["payload"])
+            contract.judge(str(message["topic"]), payload_of(message))
     for name, example in [
         *EXAMPLES.items(),
         *(("detections", frame) for frame in (CLASSIFIED, POSED, SEGMENTED)),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Self
@@ -33,7 +34,9 @@ version: 1
 fleet: testbed
 broker: {embedded: true}
 defaults: {camera: simulated, bounds: {rate_hz: [1, 10]}}
-devices: {cam-1: {}, cam-2: {}}
+devices:
+  cam-1: {privacy: {images: on-request}}
+  cam-2: {telemetry: {encoding: packed, events: true}}
 strategies:
   canary:
     waves: [{pins: [cam-1], bake: 1s}, {fraction: 100%}]
@@ -130,6 +133,8 @@ def play(folder: Path, broker: RunningBroker) -> Run:
             ask(ear, "set", rate_hz=7)
             ear.wait_for(is_overridden)
             ask(ear, "snapshot")
+            for what in ("cam-1/camera/0/image", "cam-2/camera/0/event", "cam-2/camera/0/packed"):
+                ear.wait_for(partial(is_of, what))
             ear.wait_for(lambda heard: heard.topic.endswith("/health"))
             agents[1].kill()
             ear.wait_for(lambda heard: heard.payload == b"offline")
@@ -164,6 +169,10 @@ def ask(ear: Ear, verb: str, **wish: int) -> None:
     request["expires"] = time_text(now + timedelta(seconds=60))
     ear.say(TOPICS.device("cam-1", f"request/{verb}"), json.dumps(request).encode())
     ear.wait_for(lambda heard: heard.topic == TOPICS.device("cam-1", f"response/{verb}"))
+
+
+def is_of(what: str, heard: Heard) -> bool:
+    return heard.topic.endswith(f"/device/{what}")
 
 
 def is_overridden(heard: Heard) -> bool:

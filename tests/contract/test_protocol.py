@@ -5,6 +5,7 @@ import re
 from agent.requests import VERBS
 from shared import limits
 from shared.bus import PAYLOAD_BYTES_MAX
+from shared.desk import TELEMETRY_BYTES_MAX
 from shared.inbox import INBOX_BYTES
 from tests.contract.contract import DOCS, read_contract
 
@@ -44,7 +45,7 @@ def test_the_reserved_topics_are_in_no_channel() -> None:
     reserved = re.findall(r"`[^`]*?/(\w+)`", section("Topics").rpartition("Reserved")[2])
 
     addresses = [str(channel["address"]) for channel in contract.channels.values()]
-    assert {"packed", "event", "image", "update", "install", "config"} <= set(reserved)
+    assert {"update", "install", "config"} <= set(reserved)
     assert not [a for a in addresses if a.rpartition("/")[2] in reserved]
 
 
@@ -61,7 +62,11 @@ def test_the_table_of_limits_is_the_one_of_the_code() -> None:
         "listed releases": f"{limits.RELEASES_LISTED_MAX} (doctor warns from 400)",
         "identity": f"{limits.IDENTITY_BYTES:,} B",
         "reported": f"{limits.REPORTED_BYTES:,} B",
-        "detections": f"{limits.DETECTIONS_BYTES:,} B",
+        "detections, packed": f"{limits.DETECTIONS_BYTES:,} B",
+        "image": f"{limits.IMAGE_BYTES:,} B",
+        "event": f"{limits.EVENT_BYTES:,} B",
+        "frames in a packed message": f"{limits.PACKED_FRAMES_MAX}",
+        "telemetry that waits for a slow line": f"{TELEMETRY_BYTES_MAX // 1024} KiB",
         "objects in a frame": f"{limits.OBJECTS_PER_FRAME_MAX}",
         "health": f"{limits.HEALTH_BYTES:,} B",
         "rollout/*": f"{limits.ROLLOUT_BYTES:,} B",

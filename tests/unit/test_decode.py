@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from shared.decode.classify import decode_classify
 from shared.decode.detect import decode_detect
+from shared.decode.pose import decode_pose
 from shared.decode.results import Decoded, Tensors
 
 LABELS = ("circle", "square", "triangle")
@@ -119,6 +120,20 @@ def test_a_full_frame_is_no_problem() -> None:
     rows: list[Row] = [((0, 0, 10, 10), 0.9, 0)] * ROWS
 
     assert len(decode(tensors(rows)).objects or ()) == ROWS
+
+
+def test_more_objects_than_any_network_may_give_are_refused() -> None:
+    boxes, scores = np.zeros((1, 301, 4), np.float32), np.full((1, 301), 0.9, np.float32)
+    classes, count = np.zeros((1, 301), np.float32), np.array([301], np.float32)
+    points = np.zeros((1, 301, 2), np.float32)
+
+    found = decode((boxes, scores, classes, count))
+    posed = decode_pose(
+        (boxes, scores, classes, points), keypoints=1, size=(320, 160), labels=LABELS, threshold=0.0
+    )
+
+    assert found == posed == Decoded(objects=(), problems=("count_out_of_range",))
+    assert len(decode((boxes, scores, classes, count - 1)).objects or ()) == 300
 
 
 def test_classes_come_best_first_at_most_five_above_the_threshold() -> None:
