@@ -102,10 +102,11 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the broker is."""
+    """Where the broker is, who vouches for it, and our own certificate with its key, in PEM."""
 
     url: str
     ca: str | None = None
+    certificate: str | None = None
 
 
 def read_site(store: Store, fleet: Fleet, repository: Repository) -> Site:
@@ -183,6 +184,7 @@ class Driver:
             f"fleetctl-{self.holder}",
             self._inbox,
             ca=address.ca,
+            certificate=address.certificate,
             timing=timing.bus,
         )
         self._held, self._clearing = Held(), clearing.Clearing()

@@ -90,6 +90,7 @@ BROKER = Section(
     (
         Key("url", "mqtt:// or mqtts://", "host and port"),
         Key("ca", "path", "PEM file of the authority that signed the broker's certificate"),
+        Key("controller_url", "mqtts://", "where fleetctl itself connects", "`url`"),
         Key("embedded", "true, false", "start NATS instead of a `url`", "false"),
     ),
 )
@@ -110,10 +111,11 @@ SECTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """Where the broker is; ``url`` None: the embedded one."""
+    """Where the broker is; ``url`` None: the embedded one; ``controller_url`` None: ``url``."""
 
     url: str | None = None
     ca: str | None = None
+    controller_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +260,8 @@ def _broker(fields: Fields, problems: Problems) -> Broker:
         problems.add(own.node, "expected either url or `embedded: true` in broker")
     url = own.take("url", matching(URL, "mqtt://host:1883 or mqtts://host:8883"), "")
     ca = own.take("ca", text, "")
-    return Broker(url or None, ca or None)
+    ours = own.take("controller_url", matching(URL, "mqtts://host:8884"), "")
+    return Broker(url or None, ca or None, ours or None)
 
 
 def _devices(node: Node, base: Settings, problems: Problems) -> Mapping[str, Device] | None:

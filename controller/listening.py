@@ -28,7 +28,13 @@ def listen(fleet: str, address: "Address", known: Mapping[str, Known]) -> dict[s
     """
     topics = Topics(fleet)
     inbox: Inbox[BusEvent] = Inbox()
-    bus = Bus(address.url, f"fleetctl-look-{id(inbox):x}", inbox, ca=address.ca)
+    bus = Bus(
+        address.url,
+        f"fleetctl-look-{id(inbox):x}",
+        inbox,
+        ca=address.ca,
+        certificate=address.certificate,
+    )
     bus.start()
     try:
         _wait_for_connection(inbox)

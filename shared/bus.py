@@ -21,6 +21,7 @@ import socket
 import ssl
 import threading
 from contextlib import suppress
+from tempfile import NamedTemporaryFile
 from time import monotonic
 from urllib.parse import urlsplit
 
@@ -79,7 +80,7 @@ class Bus:
         username: str | None = None,
         password: str | None = None,
         ca: str | None = None,
-        certificate: tuple[str, str] | None = None,
+        certificate: str | None = None,
         timing: Timing | None = None,
     ) -> None:
         """Prepare; nothing is connected before ``start``.
@@ -92,7 +93,7 @@ class Bus:
             username: For brokers that want one.
             password: For brokers that want one.
             ca: For mqtts: the PEM text of the authority, or the path to it; None: the system's.
-            certificate: For brokers that want one: paths of our certificate and key, in PEM.
+            certificate: For brokers that want one: our certificate and its key, as one PEM text.
             timing: How long things take.
 
         Raises:
@@ -241,17 +242,25 @@ def _parse_url(url: str) -> tuple[str, int, bool]:
     return parts.hostname, port or ports[parts.scheme], parts.scheme == "mqtts"
 
 
-def _tls_context(ca: str | None, certificate: tuple[str, str] | None) -> ssl.SSLContext:
+def _tls_context(ca: str | None, certificate: str | None) -> ssl.SSLContext:
     is_text = ca is not None and "-----BEGIN" in ca
     try:
         context = ssl.create_default_context(
             cafile=None if is_text else ca, cadata=ca if is_text else None
         )
         if certificate is not None:
-            context.load_cert_chain(*certificate)
+            _load_certificate(context, certificate)
     except OSError as error:  # ssl.SSLError is one.
         raise MalformedError(f"expected certificates in PEM: {error}") from error
     return context
+
+
+def _load_certificate(context: ssl.SSLContext, text: str) -> None:
+    """Load a certificate with its key; Python reads them from a file only."""
+    with NamedTemporaryFile(prefix="imxfleet-", suffix=".pem") as file:  # Its owner's alone.
+        file.write(text.encode())
+        file.flush()
+        context.load_cert_chain(file.name)
 
 
 def _check_length(topic: str, payload: bytes) -> None:

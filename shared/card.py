@@ -1,8 +1,8 @@
 """The card file: all that a device needs for its first trust. Written by fleetctl, read once.
 
-It carries the root in full, because nothing is trusted on first use, and may carry a password,
-because of which only its owner may read it. Whatever is wrong with it is a MalformedError that a
-person at a desk can act on.
+It carries the root in full, because nothing is trusted on first use, and may carry a key or a
+password, because of which only its owner may read it. Whatever is wrong with it is a
+MalformedError that a person at a desk can act on.
 """
 
 from pathlib import Path
@@ -18,18 +18,23 @@ from shared.limits import CARD_BYTES
 from shared.topics import checked_name
 from shared.trust import TrustedRoot, open_root
 
-_HEADER = (
-    "# For one device, to be read once and wiped. It may hold a password: keep it to yourself.\n"
-)
+_HEADER = "# For one device, to be read once and wiped. It may hold a key: keep it to yourself.\n"
 
 
 class Broker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the broker is, and how to get in; ``ca`` is the certificate's text."""
+    """Where the broker is, and how to get in; ``ca``, ``certificate`` and ``key`` are PEM texts."""
 
     url: str
     ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
     username: str | None = None
     password: str | None = None
+
+    @property
+    def credentials(self) -> str | None:
+        """Return certificate and key as one text, or None without them."""
+        return None if not (self.certificate and self.key) else self.certificate + self.key
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

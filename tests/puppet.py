@@ -92,7 +92,13 @@ class Puppet:
         self._inbox: Inbox[BusEvent] = Inbox()
         status = self._topics.device(card.device, "status")
         self._bus = Bus(
-            card.broker.url, card.device, self._inbox, will=(status, b"offline"), timing=QUICK
+            card.broker.url,
+            card.device,
+            self._inbox,
+            will=(status, b"offline"),
+            ca=card.broker.ca,
+            certificate=card.broker.credentials,
+            timing=QUICK,
         )
         self._status = status
         self._bundle: Bundle | None = None

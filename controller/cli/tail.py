@@ -93,7 +93,13 @@ def tail(
 @contextmanager
 def _listening(address: "Address", topic: str) -> "Iterator[tuple[Bus, Inbox[BusEvent]]]":
     inbox: Inbox[BusEvent] = Inbox()
-    bus = Bus(address.url, f"fleetctl-tail-{os.getpid()}", inbox, ca=address.ca)
+    bus = Bus(
+        address.url,
+        f"fleetctl-tail-{os.getpid()}",
+        inbox,
+        ca=address.ca,
+        certificate=address.certificate,
+    )
     for what, bytes_max in TOPICS.items():
         bus.subscribe(f"{topic}/{what}", bytes_max=bytes_max)
     bus.start()
