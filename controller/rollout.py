@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Literal, assert_never
 
-from controller.gates.gathering import GateVerdict, Gathered, close_wave, is_heard
+from controller.gates.gathering import GATHER_SECONDS, GateVerdict, Gathered, close_wave, is_heard
 from controller.gates.looking import Moment, look
 from controller.gates.rules import Gates
 from shared.assignment import Camera, Entry, admits
@@ -380,7 +380,10 @@ def advance(
     bake_left = rules.bake_of(max(len(course.reaches) - 1, 0)) - baked
     if rules.gates is None:
         return Judged(after, standings, judge(standings, wave, rules, bake_left=bake_left))
-    hear_left = 0.0 if is_heard(after.gathered) else rules.quiet_seconds + bake_left
+    # What devices said when they ended may not have been gathered yet.
+    hear_left = GATHER_SECONDS - baked
+    if not is_heard(after.gathered):
+        hear_left = max(hear_left, rules.quiet_seconds + bake_left)
     is_over = is_still and max(bake_left, hear_left) <= 0
     after = _looked(after, rules.gates, rules, standings, is_over=is_over)
     gates = after.gathered.verdicts

@@ -316,7 +316,7 @@ def test_more_failed_devices_than_allowed_fail_before_any_gate_is_asked(allowed:
 
 def test_cameras_are_looked_at_every_few_seconds_and_not_at_every_tick() -> None:
     old = EvidencePair(running=evidence(OLD, 7200), hour=evidence(OLD, 3600))
-    site = site_of({name: (old, None) for name in "abc"}, frozenset({"a"}))
+    site = site_of(dict.fromkeys("abc", (old, None)), frozenset({"a"}))
     at: list[float | None] = []
 
     for _ in range(24):
@@ -324,3 +324,13 @@ def test_cameras_are_looked_at_every_few_seconds_and_not_at_every_tick() -> None
         at.append(site.records["r-1"].course.gathered.at)
 
     assert sorted(set(at), key=str) == [0.25, 5.25]
+
+
+def test_the_last_look_waits_until_what_devices_said_at_their_end_is_gathered() -> None:
+    course, seen = wave_of_one(controls_since=300)
+    rules = replace(RULES, bake_seconds=(0.0, 0.0))
+    at_once = advance(course, seen, frozenset({"a"}), rules, seconds=1)
+    then = advance(at_once.course, seen, frozenset({"a"}), rules, seconds=5)
+
+    assert at_once.verdict.kind is VerdictKind.UNDECIDED
+    assert then.verdict.kind is VerdictKind.FAIL
