@@ -73,6 +73,9 @@ def main() -> int:
         return _fail(say, "release", error.text)
     except (FleetError, OSError) as error:
         return _fail(say, "crashed", str(error))
+    except Exception as error:
+        logging.getLogger(__name__).exception("a fault of this program, or of a library")
+        return _fail(say, "crashed", f"{type(error).__name__}: {error}")
     return 0
 
 

@@ -1,5 +1,6 @@
 """Real children on a real (tiny) graph, judged by the real gate, with every fault there is."""
 
+import os
 import queue
 import signal
 import subprocess
@@ -78,9 +79,11 @@ class Cameras:
     ) -> tuple[CameraProcess, Box]:
         return self.start_job(job_of(self.folder, manifest, simulation))
 
-    def start_job(self, job: Job) -> tuple[CameraProcess, Box]:
+    def start_job(
+        self, job: Job, process: type[CameraProcess] = CameraProcess
+    ) -> tuple[CameraProcess, Box]:
         box = Box()
-        camera = CameraProcess(on_kind(job, self.kind), box, len(self.started))
+        camera = process(on_kind(job, self.kind), box, len(self.started))
         self.started.append(camera)
         camera.start()
         return camera, box
@@ -180,6 +183,37 @@ def test_the_gate_names_the_fault(
     _, box = cameras.start(manifest, simulation)
 
     assert judged(manifest, box).code == code
+
+
+class WithFailingDecoder(CameraProcess):
+    """A child whose post-processing raises what nobody foresaw."""
+
+    PROGRAM = (
+        "import sys\n"
+        "from agent.camera import worker\n"
+        "def writer_of(*_, **__):\n"
+        "    def write(tensors):\n"
+        "        raise ZeroDivisionError('in the middle of a frame')\n"
+        "    return write\n"
+        "worker.writer_of = writer_of\n"
+        "sys.exit(worker.main())\n"
+    )
+
+    def _command(self, job: int) -> list[str]:
+        return [sys.executable, "-c", self.PROGRAM, str(job), str(os.getpid())]
+
+
+def test_post_processing_that_raises_ends_the_child_with_a_reason(
+    cameras: Cameras, tmp_path: Path
+) -> None:
+    manifest = stage(tmp_path, tiny().graph())
+    _, box = cameras.start_job(job_of(tmp_path, manifest), WithFailingDecoder)
+
+    verdict = judged(manifest, box)
+
+    assert verdict.code == "crashed"
+    assert "ZeroDivisionError: in the middle of a frame" in verdict.text
+    assert ended(box).returncode == 1
 
 
 def test_a_fault_of_another_release_does_nothing(cameras: Cameras, tmp_path: Path) -> None:
