@@ -73,9 +73,9 @@ def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     versions = tuple(arguments.version or [project["version"]])
     arguments.out.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(ROOT / "build" / "deb", ignore_errors=True)
     for arch in arguments.arch or MACHINES:
         stage = ROOT / "build" / "deb" / arch
+        shutil.rmtree(stage, ignore_errors=True)
         target = Target(arch, arguments.python, versions, stage, arguments.out)
         _build_agent(target)
         for overlay in OVERLAYS:

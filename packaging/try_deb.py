@@ -9,17 +9,27 @@ nothing of it stays.
 """
 
 import argparse
+import json
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic, sleep
 from typing import TYPE_CHECKING
+
+import msgspec
+from throwaway import (
+    SERVICE,
+    SUITE,
+    WAIT_SECONDS,
+    Box,
+    NotAsToldError,
+    base,
+    saw,
+    unpacked,
+    wait_for,
+)
 
 from controller.broker import run_nats
 from controller.demo import SHAPES
@@ -30,19 +40,27 @@ from shared.card import write_card
 if TYPE_CHECKING:
     from shared.release import Role
 
-_NSPAWN = "systemd-nspawn"
-SUITE = "bookworm"
-INSTALLED_FIRST = "python3,systemd,systemd-sysv,dbus,polkitd,udev,procps"
 DEVICE = "gate-01"
 NEWER = "99.0.0"
-SERVICE = "fleet-agent.service"
 STATE = "var/lib/fleet-agent"
 CARD = "boot/firmware/fleet-agent.yaml"
-WAIT_SECONDS = 90.0
 WATCHDOG_SECONDS = 8
+EXPOSURE_MAX = 4.0  # systemd's own measure, of 10; it calls less than 5 "medium", less than 2 "ok".
+_HAS_NUMPY = "import importlib.util as u; print(u.find_spec('numpy') is not None)"
 REBOOT_CODE = 133  # systemd-nspawn's, where what it ran asked for a reboot.
 # A demo's keys are plain and its clock is believed: nothing else differs from the packaged unit.
+# And before each start, in the same sandbox: the clock may be asked, nothing else may be written.
+_SANDBOXED = """import ctypes, os
+buffer = ctypes.create_string_buffer(512)
+assert ctypes.CDLL(None).adjtimex(buffer) >= 0
+for path in "/etc", "/opt", "/usr":
+    assert os.statvfs(path).f_flag & os.ST_RDONLY, path + " can be written"
+assert "CapEff:\\t0000000000000000" in open("/proc/self/status").read()
+assert os.getgroups(), "video and render"
+"""
+_SANDBOX_FILE = "opt/sandboxed.py"
 DROP_IN = f"""[Service]
+ExecStartPre=/opt/fleet-agent/bin/python /{_SANDBOX_FILE}
 ExecStart=
 ExecStart=/opt/fleet-agent/bin/fleet-agent run --allow-reboot --demo --assume-clock --heartbeat 5
 WatchdogSec={WATCHDOG_SECONDS}
@@ -64,79 +82,12 @@ strategies:
 """
 
 
-class NotAsToldError(Exception):
-    """A step did not end as it should."""
-
-
-@dataclass
-class Box:
-    """A Debian in a folder, and the systemd that runs in it once it is booted."""
-
-    root: Path
-    booted: subprocess.Popen[bytes] | None = None
-
-    def offline(self, *command: str) -> str:
-        """Run a command in it while it is not booted."""
-        return _run(_NSPAWN, "--quiet", "--register=no", "--keep-unit", "--pipe",
-                    "-D", str(self.root), "--as-pid2", *command)  # fmt: skip
-
-    def inside(self, *command: str, may_fail: bool = False) -> str:
-        """Run a command in the booted system."""
-        return _run("nsenter", "--all", "--target", str(self._leader), *command, may_fail=may_fail)
-
-    def tried(self, *command: str) -> int:
-        """Return the exit code of a command in the booted system."""
-        full = ["nsenter", "--all", "--target", str(self._leader), *command]
-        return subprocess.run(full, capture_output=True, check=False).returncode
-
-    def users(self) -> list[str]:
-        """Return the users of the service's processes."""
-        pid = self.shown("MainPID")
-        return self.inside("ps", "-o", "user:20=", "--pid", pid, "--ppid", pid).split()
-
-    def boot(self) -> None:
-        """Boot it, until systemd answers."""
-        log = (self.root.parent / "boot.log").open("ab")
-        self.booted = subprocess.Popen(
-            [_NSPAWN, "--quiet", "--register=no", "--keep-unit", "--boot",
-             "--link-journal=no", "-D", str(self.root)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        )  # fmt: skip
-        wait_for("the booted Debian", self._is_up)
-
-    def halt(self) -> None:
-        """End it."""
-        if self.booted is not None and self.booted.poll() is None:
-            self.booted.send_signal(signal.SIGTERM)
-            try:
-                self.booted.wait(30)
-            except subprocess.TimeoutExpired:
-                self.booted.kill()
-                self.booted.wait()
-        self.booted = None
-
-    def _is_up(self) -> bool:
-        said = self.inside("systemctl", "is-system-running", may_fail=True)
-        return said.strip() in {"running", "degraded"}
-
-    @property
-    def _leader(self) -> int:
-        assert self.booted is not None
-        path = Path(f"/proc/{self.booted.pid}/task/{self.booted.pid}/children")
-        children = path.read_text(encoding="ascii").split()
-        return int(children[0]) if children else self.booted.pid
-
-    def shown(self, what: str) -> str:
-        """Return a property of the service."""
-        return self.inside("systemctl", "show", "--value", "--property", what, SERVICE).strip()
-
-
 def main() -> None:
     """Try the packages in a folder, and print what was seen."""
     arguments = _parser().parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imxfleet-deb-")))
-        box = Box(_unpacked(_base(arguments.base), folder / "root"))
+        box = Box(unpacked(base(arguments.base), folder / "root"))
         stack.callback(box.halt)
         try:
             with fleet(folder) as controller:
@@ -150,17 +101,68 @@ def main() -> None:
 def try_all(box: Box, controller: Controller, folder: Path) -> None:
     """Go through a package's life."""
     newer = sorted(folder.glob(f"*_{NEWER}_*.deb"))
-    install(box, sorted(set(folder.glob("*.deb")) - set(newer)))
+    older = sorted(set(folder.glob("*.deb")) - set(newer))
+    agent, *overlays = sorted(older, key=lambda deb: len(deb.name))
+    bare(box, agent)
+    install(box, overlays)
     write_card(box.root / CARD, controller.add_device(DEVICE))
     box.boot()
     release(controller, 1)
     roll_out(controller, "shapes@1")
     saw("the card is wiped from the boot partition", not (box.root / CARD).exists())
     saw("its children run as fleet-agent, too", box.users() == ["fleet-agent"] * 2)
+    asked(box)
+    foreign(box, controller)
     reboot(box)
     watchdog(box, controller)
     upgrade(box, controller, newer)
     purge(box)
+
+
+def bare(box: Box, agent: Path) -> None:
+    """The agent's own package is enough for its parent."""
+    install(box, [agent])
+    python = "/opt/fleet-agent/bin/python"
+    has_numpy = box.offline(python, "-c", _HAS_NUMPY).strip()
+    saw("the parent is installed without numpy", has_numpy == "False", has_numpy)
+    said = box.offline("/usr/bin/fleet-agent", "--version").strip()
+    saw("fleet-agent says its version", bool(said), said)
+    state = box.offline("stat", "--format=%a %U", f"/{STATE}").strip()
+    saw("the state is the agent's alone", state == "700 fleet-agent", state)
+
+
+def asked(box: Box) -> None:
+    """What a person types on the device."""
+    status = json.loads(box.inside("fleet-agent", "status", "-o", "json"))
+    saw("status: runs, well", status["is_running"] and status["is_well"], str(status["problems"]))
+    findings = json.loads(box.inside("fleet-agent", "doctor", "-o", "json", may_fail=True))
+    wrong = {one["what"] for one in findings if one["level"] == "error"}
+    # This machine's clock is nobody's to set.
+    saw("doctor: nothing but the container's clock is wrong", wrong <= {"clock"}, str(wrong))
+    private = box.tried("runuser", "-u", "nobody", "--", "fleet-agent", "status")
+    saw("status: exit 1 for who may not read the state", private == 1, str(private))
+    units = (SERVICE, "fleet-agent-card.service")
+    said = box.inside("systemd-analyze", "verify", *units)
+    saw("systemd-analyze verify has nothing to say", not said.strip(), said)
+    for unit in units:
+        text = box.inside("systemd-analyze", "security", "--no-pager", unit)
+        exposure = float(text.rsplit(unit, 1)[1].split(":", 1)[1].split()[0])
+        saw(f"systemd-analyze security: {unit} {exposure}", exposure <= EXPOSURE_MAX)
+
+
+def foreign(box: Box, controller: Controller) -> None:
+    """Another device's card is refused, kept where it lies, and told."""
+    card = msgspec.structs.replace(controller.add_device(DEVICE), device="gate-99")
+    write_card(box.root / CARD, card)
+    box.inside("systemctl", "restart", SERVICE)
+    wait_for("the service", lambda: box.shown("ActiveState") == "active")
+    roll_out_seen(controller, "shapes@1")
+    findings = json.loads(box.inside("fleet-agent", "doctor", "-o", "json", may_fail=True))
+    wrong = {one["what"] for one in findings if one["level"] == "error"}
+    saw("another device's card is refused and told", "card" in wrong, str(wrong))
+    saw("it is not wiped", (box.root / CARD).exists())
+    (box.root / CARD).unlink()
+    box.inside("systemctl", "reset-failed")
 
 
 def reboot(box: Box) -> None:
@@ -214,6 +216,7 @@ def purge(box: Box) -> None:
     shutil.rmtree(box.root / f"etc/systemd/system/{SERVICE}.d")  # This test's own.
     shutil.rmtree(box.root / "etc/systemd/system/fleet-agent-card.service.d")
     box.inside("dpkg", "--purge", *names)
+    (box.root / _SANDBOX_FILE).unlink()
     places = ("etc", "opt", "usr", "var/lib", "lib/systemd")
     left = box.inside("find", *(f"/{place}" for place in places), "-name", "*fleet-agent*",
                       may_fail=True)  # fmt: skip
@@ -250,12 +253,13 @@ def install(box: Box, debs: list[Path]) -> None:
     """Install packages without a network, and what only a test needs beside them."""
     copy_into(box, debs)
     names = [f"/root/{deb.name}" for deb in debs]
-    box.offline("unshare", "--net", "dpkg", "--install", *names)
+    box.offline("unshare", "--net", "dpkg", "--force-unsafe-io", "--install", *names)
     for unit, text in ((SERVICE, DROP_IN), ("fleet-agent-card.service", CARD_DROP_IN)):
         path = box.root / "etc/systemd/system" / f"{unit}.d" / "try.conf"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     (box.root / CARD).parent.mkdir(parents=True, exist_ok=True)
+    (box.root / _SANDBOX_FILE).write_text(_SANDBOXED, encoding="utf-8")
 
 
 @contextmanager
@@ -303,56 +307,11 @@ def roll_out(controller: Controller, name: str) -> None:
     saw(f"{name} rolled out: completed, healthy", is_healthy, text)
 
 
-def saw(what: str, is_so: bool, otherwise: str = "") -> None:  # noqa: FBT001
-    """Say what was seen.
-
-    Raises:
-        NotAsToldError: It was not.
-    """
-    if not is_so:
-        raise NotAsToldError(f"{what}: {otherwise or 'no'}")
-    print(f"ok   {what}", flush=True)  # noqa: T201
-
-
-def wait_for(what: str, is_so: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
-    """Wait until something is so."""
-    begun = monotonic()
-    while not is_so():
-        if monotonic() - begun > seconds:
-            raise NotAsToldError(f"expected {what} within {seconds:.0f} s")
-        sleep(0.2)
-
-
-def _base(path: Path) -> Path:
-    """Return the tar of a small Debian; made once, as it takes a minute."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made = path.with_suffix(".part.tar")
-        print(f"Making a small Debian ({SUITE}); a minute or two, once", flush=True)  # noqa: T201
-        _run("mmdebstrap", "--variant=minbase", f"--include={INSTALLED_FIRST}", SUITE, str(made))
-        made.replace(path)
-    return path
-
-
-def _unpacked(base: Path, root: Path) -> Path:
-    root.mkdir()
-    _run("tar", "--extract", "--file", str(base), "--directory", str(root))
-    return root
-
-
 def _last_words(box: Box) -> str:
     if box.booted is None:
         return ""
     return box.inside("journalctl", "--no-pager", "--lines=60", "--unit=fleet-agent*",
                       may_fail=True)  # fmt: skip
-
-
-def _run(*command: str, may_fail: bool = False) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0 and not may_fail:
-        raise NotAsToldError(f"{' '.join(command)} ended with {done.returncode}:\n"
-                             f"{done.stdout[-3000:]}{done.stderr[-3000:]}")  # fmt: skip
-    return done.stdout
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -106,3 +106,15 @@ def test_a_state_directory_has_one_agent_until_its_process_ends(tmp_path: Path) 
         process.kill()
 
     assert claim(tmp_path) >= 0
+
+
+def test_the_parent_starts_where_numpy_is_not_installed() -> None:
+    script = (
+        "import sys; sys.modules['numpy'] = None; sys.argv = ['fleet-agent', '--version'];"
+        " from agent.__main__ import main; main()"
+    )
+
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
