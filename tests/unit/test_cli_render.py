@@ -12,6 +12,7 @@ from controller.cli.exits import Exit
 from controller.cli.picture import write_svg
 from controller.cli.render import bar, lines, picture, progress_words
 from controller.cli.watching import exit_of_rollout
+from controller.gates.gathering import GateVerdict
 from controller.status import CameraStatus, DeviceInRollout, RolloutStatus, WaveStatus
 from shared.messages import FailedDevice
 
@@ -123,3 +124,28 @@ def test_the_svg_holds_the_picture_and_asks_nobody_for_fonts(tmp_path: Path) -> 
     assert "shapes@2" in svg
     assert "@font-face" not in svg
     assert "url(http" not in svg
+
+
+def gated(kind: str, text: str) -> RolloutStatus:
+    gate = GateVerdict("detections_change", kind, text, cameras=1, controls=2)
+    wave = WaveStatus(("cam-1",), 0, 2.0, {"healthy": 1}, "undecided", "baking", (gate,))
+    return rollout(waves=(wave, WaveStatus((), 1000, 0.0, {"pending": 2})), wave=0)
+
+
+def test_what_a_gate_says_is_a_line_of_its_own_and_said_again_only_when_it_changes() -> None:
+    before, after = gated("undecided", "-40 %"), gated("fail", "-93 %")
+
+    (said,) = [line for line in lines(before, after) if "gate" in line]
+
+    assert said == "r-2 wave 1 of 2, gate detections_change: fail, -93 %"
+    assert [line for line in lines(after, after) if "gate" in line] == []
+    assert [line for line in lines(None, rollout()) if "gate" in line] == []
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_picture_shows_the_gates_of_the_newest_wave(columns: int) -> None:
+    rows = shown(gated("fail", "detections a frame -93 % " * 6), columns)
+
+    assert any("evidence in wave 1" in row for row in rows)
+    assert any("gate detections_change" in row and "fail" in row for row in rows)
+    assert all(len(row) <= columns for row in rows)
