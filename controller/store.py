@@ -181,6 +181,16 @@ class Store:
         (version,) = self._execute("PRAGMA user_version").fetchone()
         return int(version)
 
+    def summary(self) -> dict[str, object]:
+        """Return what a helper wants to know of it: is it whole, and how much is in it."""
+        (check,) = self._execute("PRAGMA quick_check(1)").fetchone()
+        tables = ("releases", "rollouts", "intentions", "identities", "reports", "audit")
+        counts = {
+            table: self._execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]  # noqa: S608
+            for table in tables
+        }
+        return {"version": self._version(), "check": str(check), "rows": counts}
+
     @contextmanager
     def transaction(self, holder: str | None = None) -> Iterator[None]:
         """Do all of it or nothing; with a holder, only while the lease is theirs."""

@@ -42,10 +42,13 @@ NOUNS = {
     "apply": Noun("planning", "apply", "Start the rollouts that fleet.yaml declares."),
     "freeze": Noun("freezing", "freeze", "Let no device change anything, whatever runs."),
     "unfreeze": Noun("freezing", "unfreeze", "Let devices change again."),
+    "serve": Noun("serving", "serve", "Drive all rollouts, as a service with metrics."),
     "tail": Noun("tail", "tail", "Print what the cameras see, live."),
     "keys": Noun("keys", "keys", "Who may sign what; a new controller key."),
     "audit": Noun("auditing", "audit", "Who ordered what, and what came of it."),
     "completion": Noun("completing", "completion", "What makes TAB complete, for your shell."),
+    "logs": Noun("logs", "logs", "What happened to devices, and what comes."),
+    "support-bundle": Noun("supporting", "support_bundle", "One file for whoever helps."),
     "doctor": Noun("doctor", "doctor", "Check this machine, the broker and the fleet."),
 }
 

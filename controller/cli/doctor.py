@@ -45,13 +45,18 @@ def doctor(output: Format) -> int:
 
     A warning is something that only some commands need. Exit 6 when the broker does not answer.
     """
-    findings = [*_machine(), *_fleet()]
+    findings = all_findings()
     rows = [(finding.level, finding.what, finding.text) for finding in findings]
     Terminal(output).table(("", "what", "found"), rows, documents=findings, empty="")
     errors = [finding.what for finding in findings if finding.level == "error"]
     if not errors:
         return Exit.OK
     return Exit.BROKER if errors == ["broker"] else Exit.ERROR
+
+
+def all_findings() -> list[Finding]:
+    """Return all that was looked at."""
+    return [*_machine(), *_fleet()]
 
 
 def _machine() -> Iterator[Finding]:

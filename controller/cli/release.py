@@ -10,6 +10,7 @@ from controller.cli.accuracy import print_receipt, receipt_document
 from controller.cli.ends import add_ends
 from controller.cli.fleet import opened, passphrase_for
 from controller.cli.terminal import Format, Terminal, output_option, passphrase_option
+from controller.cli.watchable import Watching, watch_options
 
 if TYPE_CHECKING:
     from controller.differences import Described, Difference, Value
@@ -26,20 +27,27 @@ def release() -> None:
 
 
 @release.command()
+@watch_options
 @output_option
-def ls(output: Format) -> None:
+def ls(output: Format, watching: Watching) -> int:
     """List the releases in the store."""
-    with opened() as controller:
-        releases = controller.list_releases()
-    rows = [
-        (item.release, item.task, item.state,
-         size_words(item.bytes), str(item.running_on), f"{item.imported_at:%Y-%m-%d %H:%M}")
-        for item in releases
-    ]  # fmt: skip
-    Terminal(output).table(
-        ("release", "task", "signature", "size", "cameras", "imported (UTC)"), rows,
-        documents=releases, empty="No release yet. Next: fleetctl model build",
-    )  # fmt: skip
+
+    def show() -> None:
+        with opened() as controller:
+            releases = controller.list_releases()
+        rows = [
+            (item.release, item.task, item.state, size_words(item.bytes), str(item.running_on),
+             f"{item.imported_at:%Y-%m-%d %H:%M}")
+            for item in releases
+        ]  # fmt: skip
+        Terminal(output).table(
+            ("release", "task", "signature", "size", "cameras", "imported (UTC)"), rows,
+            documents=releases, empty="No release yet. Next: fleetctl model build",
+            wide=("files", "manifest"),
+            wide_rows=[(str(item.files), item.manifest_sha256) for item in releases],
+        )  # fmt: skip
+
+    return watching.repeat(show)
 
 
 @release.command()

@@ -1,6 +1,7 @@
 """What a person asks of the whole fleet, on a real store, a real broker and obedient puppets."""
 # ruff: noqa: F811 - a fixture of another file is a parameter here
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -283,6 +284,30 @@ def test_the_audit_log_tells_the_whole_story_and_finds_what_was_edited(bed: Bed)
     ended = fleetctl(bed, "audit", "verify")
     assert ended.returncode == Exit.UNTRUSTED
     assert "entry 3 is missing" in ended.stderr
+
+
+def test_a_finished_rollout_is_not_paused_and_undo_needs_one_earlier_release(bed: Bed) -> None:
+    bed.join("cam-1", "cam-2")
+    bed.roll_out(1)
+    first = fleetctl(bed, "rollout", "undo", "r-1", "--detach")
+    bed.drive(bed.controller.start_rollout(bed.release(2), selector="*", strategy="all"))
+    bed.join("cam-3")
+    bed.drive(bed.controller.start_rollout("shapes@1", selector="role=door", strategy="all"))
+
+    paused = fleetctl(bed, "rollout", "pause", "r-3", "--detach")
+    dry = fleetctl(bed, "rollout", "undo", "r-2", "--dry-run", "-o", "json")
+    logs = fleetctl(bed, "logs", "cam-1", "-o", "jsonl")
+    live = fleetctl(bed, "logs", "-n", "0", "-f", "--timeout", "4s")
+
+    assert (first.returncode, paused.returncode) == (Exit.ERROR, Exit.ERROR)
+    assert "ran nothing before" in first.stderr
+    assert "expected r-3 to be running, it is completed" in paused.stderr
+    assert json.loads(dry.stdout)[0]["release"] == "shapes@1"
+    told = [json.loads(line) for line in logs.stdout.splitlines()]
+    assert {one["about"] for one in told} == {"cam-1", "cam-1/0"}
+    outcomes = [one["detail"]["phase"] for one in told if one["what"] == "outcome"]
+    assert set(outcomes) == {"committed"}
+    assert live.returncode == Exit.TIMEOUT, live.stderr
 
 
 def _have_read_and_rest(bed: Bed) -> Callable[[FleetStatus], bool]:
