@@ -224,7 +224,7 @@ class Camera:
     def properties(self) -> dict[ControlId, object]:
         """Return what never changes."""
         known = {
-            "Model": "imx500", "Location": 2, "Rotation": 180,
+            "Model": self._sensor.model, "Location": 2, "Rotation": 180,
             "ColorFilterArrangement": values.ColorFilterArrangementEnum.RGGB,
             "PixelArraySize": Size(*SENSOR_SIZE),
         }  # fmt: skip

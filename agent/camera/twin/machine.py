@@ -28,6 +28,8 @@ PREFIXES = (
 )  # fmt: skip
 DEBUGFS = "/sys/kernel/debug/"
 HEAP = "/dev/dma_heap/vidbuf_cached"
+BRIDGE = "/base/axi/pcie@1000120000/rp1"
+OTHER_CAMERA = f"{BRIDGE}/i2c@90000/imx708@1a"  # Comes first, as libraries sort them.
 BUSES = ("i2c@88000", "i2c@80000", "i2c@70000", "i2c@60000")  # libcamera's order is backwards.
 FIRST_SUBDEV = 2  # The first two belong to the receiver.
 # Modules of the system that picamera2 imports for screens and recordings; never called here.
@@ -42,9 +44,9 @@ INJECT, INPUT_FD, INPUT_COUNT = 0x00982903, 0x00982904, 0x00982905
 
 
 def put_in_place(job: Job, manifest: Manifest) -> None:
-    """Let this process see a machine with the AI Cameras that the job needs."""
-    ids = [f"/base/axi/pcie@1000120000/rp1/{BUSES[n]}/imx500@1a" for n in range(job.camera + 1)]
-    plug_in([Sensor(job, manifest, camera_id) for camera_id in ids])
+    """Let this process see a machine with the AI Cameras that the job needs, and another camera."""
+    ids = [OTHER_CAMERA, *(f"{BRIDGE}/{bus}/imx500@1a" for bus in BUSES[: job.camera + 1])]
+    plug_in([Sensor(job, manifest, one, is_free=one == ids[-1]) for one in ids])
 
 
 def plug_in(sensors: list[Sensor]) -> None:
@@ -93,8 +95,8 @@ class _Machine:
         address = f"{10 + number}-001a"
         device = self._root / "sys/devices" / address
         (device / "driver").mkdir(parents=True)
-        (device / "driver/module").symlink_to("../../../module/imx500")
-        (self._root / "sys/module/imx500").mkdir(parents=True, exist_ok=True)
+        (device / "driver/module").symlink_to(f"../../../module/{sensor.model}")
+        (self._root / "sys/module" / sensor.model).mkdir(parents=True, exist_ok=True)
         (device / "of_node").symlink_to(f"../../firmware/devicetree{sensor.camera_id}")
         subdev = f"v4l-subdev{FIRST_SUBDEV + number}"
         (self._root / "sys/class/video4linux" / subdev).mkdir(parents=True)

@@ -53,9 +53,11 @@ class Network:
 class Sensor:
     """One sensor with its bridge."""
 
-    def __init__(self, job: Job, manifest: Manifest, camera_id: str) -> None:
-        """Plug it in, without a network."""
+    def __init__(self, job: Job, manifest: Manifest, camera_id: str, *, is_free: bool) -> None:
+        """Plug it in, without a network; one that is not free is another process's."""
         self.camera_id = camera_id
+        self.model = camera_id.rpartition("/")[2].partition("@")[0]
+        self._is_free = is_free
         self.progress = (0, 0, 0)  # Stage, bytes done, bytes in all: as debugfs has it.
         self.roi = (0, 0, *SENSOR_SIZE)
         self.faults = Faults(job, manifest)
@@ -122,7 +124,7 @@ class Sensor:
     # What libcamera asks.
     def acquire(self) -> int:
         """Be taken by a process; errno, or 0."""
-        return errno.EBUSY if self.faults.is_on("busy") else 0
+        return errno.EBUSY if self.faults.is_on("busy") or not self._is_free else 0
 
     def release(self) -> None:
         """Be given back."""
