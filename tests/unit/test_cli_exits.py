@@ -8,6 +8,7 @@ import pytest
 
 from controller.cli.app import NOUNS, run
 from controller.cli.exits import Exit, exit_of, text_of
+from controller.cli.reference import reference
 from controller.inventory import load_fleet
 from shared.errors import (
     BrokerUnreachableError,
@@ -117,3 +118,9 @@ def _fleetctl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[byte
         capture_output=True,
         check=False,
     )
+
+
+def test_the_reference_is_what_the_commands_say() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/fleetctl.md").read_text()
+
+    assert page == reference(), "python -m controller.cli.reference > docs/reference/fleetctl.md"
