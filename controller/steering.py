@@ -185,7 +185,9 @@ def _sighting(
         since_start = (site.now - record.started_at).total_seconds()
         is_new = running.seconds <= since_start + CLOCK_SECONDS
         is_treated = phase in {"probing", "committed"} and is_new
-    return Sighting(f"{camera.device}/{camera.number}", reported.evidence, is_treated)
+    is_online = site.devices[camera.device].is_online
+    name = f"{camera.device}/{camera.number}"
+    return Sighting(name, reported.evidence, is_treated, is_online)
 
 
 def cameras_now(site: Site) -> tuple[Camera, ...]:

@@ -131,6 +131,7 @@ class Gathered:
         at: When cameras were looked at last, in driven seconds.
         closed: By measure, the epochs of waves that are over.
         nonsense: Cameras whose last numbers no camera can have.
+        offline: Cameras that cannot be heard now.
         looks: Made in this wave before its end.
         minutes: Of evidence, at the last look.
         is_final: The wave's last look was made.
@@ -144,6 +145,7 @@ class Gathered:
         default_factory=dict[str, tuple[Stratum, ...]]
     )
     nonsense: frozenset[str] = frozenset()
+    offline: frozenset[str] = frozenset()
     looks: int = 0
     minutes: float = 0.0
     is_final: bool = False
@@ -156,11 +158,13 @@ class Sighting:
 
     Attributes:
         is_treated: This rollout has brought it to the release that it reports.
+        is_online: It can be heard now.
     """
 
     camera: str
     evidence: EvidencePair
     is_treated: bool = False
+    is_online: bool = True
 
 
 def is_due(gathered: Gathered, now: float) -> bool:
@@ -171,9 +175,10 @@ def is_due(gathered: Gathered, now: float) -> bool:
 def gather(gathered: Gathered, sightings: Iterable[Sighting], now: float) -> Gathered:
     """Return what is kept after a look at all cameras; ``now`` in driven seconds."""
     tracks = dict(gathered.tracks)
-    nonsense = set(gathered.nonsense)
+    nonsense, offline = set(gathered.nonsense), set(gathered.offline)
     switched: list[str] = []
     for one in sightings:
+        (offline.discard if one.is_online else offline.add)(one.camera)
         running = one.evidence.running
         if running is None:
             continue
@@ -185,7 +190,13 @@ def gather(gathered: Gathered, sightings: Iterable[Sighting], now: float) -> Gat
         tracks[one.camera] = track = followed(old, one.evidence, running)
         if one.is_treated and not track.is_treated:
             switched.append(one.camera)
-    after = replace(gathered, at=now, tracks=tracks, nonsense=frozenset(nonsense))
+    after = replace(
+        gathered,
+        at=now,
+        tracks=tracks,
+        nonsense=frozenset(nonsense),
+        offline=frozenset(offline),
+    )
     return _switched(after, switched, now) if switched else after
 
 
@@ -312,6 +323,7 @@ def is_heard(gathered: Gathered) -> bool:
         for epoch in gathered.epochs
         for camera, mark in epoch.marks.items()
         if (track := gathered.tracks[camera]).release == mark.release
+        and camera not in gathered.offline
     )
 
 
@@ -331,7 +343,8 @@ def _marks(gathered: Gathered, switching: frozenset[str]) -> dict[str, Mark]:
     marks: dict[str, Mark] = {}
     for camera, track in gathered.tracks.items():
         is_still = track.epoch is None and camera not in switching
-        if is_still and track.hour is not None and camera not in gathered.nonsense:
+        is_mute = camera in gathered.nonsense or camera in gathered.offline
+        if is_still and track.hour is not None and not is_mute:
             marks[camera] = Mark(track.release, track.hour, track.total)
         if len(marks) == CONTROLS_MAX:
             break

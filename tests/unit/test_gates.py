@@ -15,6 +15,7 @@ from controller.gates.gathering import (
     Stratum,
     close_wave,
     gather,
+    is_heard,
     is_sensible,
     strata,
 )
@@ -398,3 +399,15 @@ def test_an_undecided_change_says_what_would_tell(
 
     assert found.kind == "undecided"
     assert words in found.text
+
+
+def test_who_is_offline_is_no_control_and_nobody_waits_for_who_went() -> None:
+    there = [Sighting("t0/0", old()), Sighting("c0/0", old())]
+    gone = Sighting("c1/0", old(), is_online=False)
+    at = gather(Gathered(), [*there, gone], 0.0)
+    at = gather(at, [Sighting("t0/0", new(), is_treated=True)], 1.0)
+    went = gather(at, [Sighting("c0/0", old(), is_online=False)], 2.0)
+
+    assert set(at.epochs[0].marks) == {"c0/0"}
+    assert not is_heard(at)
+    assert is_heard(went)
