@@ -7,6 +7,7 @@ time limit. The caller keeps the result by (SHA-256 of the zip, ``packer_version
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -16,6 +17,7 @@ PACKER = Path(os.environ.get("FLEET_AGENT_PACKER", "/usr/bin/imx500-package"))
 PACK_SECONDS = 300.0  # Seconds on a Pi 5; a Pi Zero 2 W swaps.
 JAVA_HEAP = "-Xmx192m"
 RPK_NAME = "network.rpk"
+SAID_CHARACTERS = 300
 _SHELL_COULD_NOT_RUN = range(126, 193)  # Not executable, not found, or 128 and a signal's number.
 
 
@@ -59,26 +61,36 @@ def packer_version() -> str:
 
 
 def _run(command: list[str]) -> None:
-    environment = {**os.environ, "JAVA_TOOL_OPTIONS": JAVA_HEAP}
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=PACK_SECONDS,
-            env=environment,
-            check=False,
-        )
+        returncode, said = _outcome(command)
     except subprocess.TimeoutExpired as error:
         text = f"{PACKER.name} of imx500-tools took over {PACK_SECONDS:.0f} s"
         raise NoPackerError(text) from error
     except OSError as error:
         raise NoPackerError(f"{PACKER.name} of imx500-tools cannot be run: {error}") from error
-    if done.returncode == 0:
+    if returncode == 0:
         return
-    said = (done.stderr or done.stdout).strip()[-300:]
-    if done.returncode < 0 or done.returncode in _SHELL_COULD_NOT_RUN:
-        text = f"{PACKER.name} of imx500-tools was killed or cannot be run ({done.returncode})"
+    if returncode < 0 or returncode in _SHELL_COULD_NOT_RUN:
+        text = f"{PACKER.name} of imx500-tools was killed or cannot be run ({returncode})"
         raise NoPackerError(f"{text}: {said}")
-    raise CameraError(f"{PACKER.name} ended with {done.returncode}: {said}")
+    raise CameraError(f"{PACKER.name} ended with {returncode}: {said}")
+
+
+def _outcome(command: list[str]) -> tuple[int, str]:
+    """Return how a program ended and what it said last; whatever it started ends with it."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env={**os.environ, "JAVA_TOOL_OPTIONS": JAVA_HEAP},
+        start_new_session=True,
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=PACK_SECONDS)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)  # The script, and its Java.
+            raise
+    return process.returncode, (errors or output).strip()[-SAID_CHARACTERS:]

@@ -1,6 +1,7 @@
 """A network is packaged for the sensor beside whatever else happens on the device."""
 
 import threading
+import time
 from hashlib import sha256
 from pathlib import Path
 from queue import Queue
@@ -173,6 +174,34 @@ def test_a_packer_that_will_not_have_a_network_is_the_releases_fault(
 
     assert isinstance(event, Rejected)
     assert (event.cause, event.code) == (Cause.RELEASE, "package")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_what_a_packer_started_ends_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    java = tmp_path / "java"
+    monkeypatch.setattr(
+        packer,
+        "PACKER",
+        script(tmp_path / "imx500-package", f"sleep 600 & echo $! > {java}; wait"),
+    )
+    monkeypatch.setattr(packer, "PACK_SECONDS", 2.0)
+
+    with pytest.raises(NoPackerError, match="took over 2 s"):
+        packer.package(tmp_path / "packerOut.zip", tmp_path / "made", color="RGB")
+
+    deadline = time.monotonic() + WAIT_SECONDS_MAX
+    while is_alive(int(java.read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_packer_that_is_not_there_is_told_once_and_again_when_that_changes(
