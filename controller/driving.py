@@ -234,6 +234,12 @@ class Driver:
         finally:
             self._leave()
 
+    @property
+    def sent(self) -> tuple[int, int]:
+        """Return the bytes and messages published since we took the wheel; from any thread."""
+        progress = self._publisher.progress
+        return progress.bytes_sent, progress.messages_sent
+
     def _is_out(self) -> bool:
         """Say whether what we know is what the broker has; a watcher has nothing to bring out."""
         if self._signer is None:
@@ -450,7 +456,7 @@ class Driver:
         """Sign what changed, and make it durable before anybody hears of it."""
         asked = tuple(intentions)
         changed = [r for n, r in after.records.items() if _matters(before.records.get(n), r)]
-        is_old = self._repository.expires - after.now < timedelta(days=RESIGN_DAYS)
+        is_old = self._repository.plan_expires - after.now < timedelta(days=RESIGN_DAYS)
         is_wanted = is_old or any(one.verb in PUBLISHING for one in asked)
         is_new_plan = is_wanted or plan_of(after) != plan_of(before)
         if is_new_plan or after.book != before.book or asked or changed:

@@ -73,6 +73,11 @@ class Repository:
         return min(signed.expires for signed in parsed)
 
     @property
+    def plan_expires(self) -> datetime:
+        """Return the expiry of what the controller's own key signs, and can sign again."""
+        return min(self.signed_timestamp.expires, self.signed_snapshot.expires)
+
+    @property
     def listed(self) -> dict[str, str]:
         """Return the signed releases and their manifests' hashes, pending ones too."""
         return listed_in(self.signed_targets)

@@ -412,17 +412,25 @@ class Controller:
             AnotherControllerError: Somebody else signs for this fleet with our keys.
         """
         name = None if rollout is None else self._store.record(rollout).rollout
-        driver = Driver(
+        self.new_driver().run(
+            until=self._until(name, until), on_change=on_change, timeout_seconds=timeout_seconds
+        )
+        return None if name is None else self.status(name)
+
+    def declare(self, fleet: Fleet) -> None:
+        """Take over what fleet.yaml says now."""
+        self._place = replace(self._place, fleet=fleet)
+        self.fleet = fleet
+
+    def new_driver(self) -> Driver:
+        """Return what drives all rollouts, for one connection after the other."""
+        return Driver(
             self._store,
             self.fleet,
             self._place.address,
             signer=lambda: self.signer("controller"),
             timing=self._timing,
         )
-        driver.run(
-            until=self._until(name, until), on_change=on_change, timeout_seconds=timeout_seconds
-        )
-        return None if name is None else self.status(name)
 
     # The broker of a site.
 
