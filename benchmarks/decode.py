@@ -82,19 +82,23 @@ def main() -> int:
 def compare(task: str, theirs: Theirs, ours: Ours) -> Compared:
     """Measure one task."""
     tensors = tensors_of(task)
+
+    def by_modlib() -> tuple[int, str]:
+        copies = [np.array(tensor) for tensor in tensors]  # modlib writes into what it is given.
+        began = thread_time_ns()
+        text = json.dumps(theirs(copies).json())  # type: ignore[attr-defined]
+        return thread_time_ns() - began, text
+
+    def by_us() -> tuple[int, Written]:
+        began = thread_time_ns()
+        made = written(ours(tensors), bytes_max=WHOLE)
+        return thread_time_ns() - began, made
+
     times: tuple[list[int], list[int]] = ([], [])
     for _ in range(ROUNDS[task]):
-        for _ in range(TURN):
-            copies = [
-                np.array(tensor) for tensor in tensors
-            ]  # modlib writes into what it is given.
-            began = thread_time_ns()
-            text = json.dumps(theirs(copies).json())  # type: ignore[attr-defined]
-            times[0].append(thread_time_ns() - began)
-        for _ in range(TURN):
-            began = thread_time_ns()
-            mine: Written = written(ours(tensors), bytes_max=WHOLE)
-            times[1].append(thread_time_ns() - began)
+        times[0].extend(by_modlib()[0] for _ in range(TURN))
+        times[1].extend(by_us()[0] for _ in range(TURN))
+    text, mine = by_modlib()[1], by_us()[1]
     assert mine.objects is not None
     assert not mine.problems
     modlib_us, ours_us = (statistics.median(one) / 1e3 for one in times)

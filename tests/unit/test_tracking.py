@@ -119,6 +119,17 @@ def test_whatever_comes_each_enters_once_before_it_leaves_and_few_are_followed(
     assert present == set()
 
 
+def test_no_more_than_a_hundred_are_followed_and_who_leaves_makes_room() -> None:
+    crowd = [frame(second / 10, *range(1, 151)) for second in range(10)]
+    after = [frame(5 + second / 10, *range(101, 151)) for second in range(10)]
+
+    tracks, entered = played(crowd)
+    _, later = played(after, tracks)
+
+    assert len(entered) == len(tracks.followed) == TRACKS_MAX
+    assert [one.event for one in later] == ["leave"] * 100 + ["enter"] * 50
+
+
 def recorded() -> list[tuple[Object, ...]]:
     return [
         tuple(
