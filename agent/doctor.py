@@ -48,6 +48,7 @@ class Facts:
         has_card_on_boot: A card lies on the boot partition that was not taken.
         packages: Versions of Debian's packages, by name; None where one is not installed.
         modules: Whether Python finds these.
+        load_errors: Why a camera's library that is there does not load; empty: it does.
         groups: Those of the user that the agent runs as.
         sensors: Names of the sensors that the kernel's driver has bound.
         broker_error: Why nothing answers there; empty: it answers.
@@ -61,6 +62,7 @@ class Facts:
     has_driver: bool | None = None
     packages: dict[str, str | None] = field(default_factory=dict)
     modules: dict[str, bool] = field(default_factory=dict)
+    load_errors: dict[str, str] = field(default_factory=dict)
     user: str = ""
     groups: frozenset[str] | None = None
     sensors: tuple[str, ...] = ()
@@ -193,10 +195,17 @@ def _package(package: str, version: str | None) -> Finding:
 
 def _driver(facts: Facts) -> Finding:
     found = [name for name in ("modlib", "picamera2") if facts.modules.get(name, False)]
-    if found:
-        return _ok("driver", " and ".join(found))
-    remedy = "install the package fleet-agent-modlib, or sudo apt install python3-picamera2"
-    return _error("driver", "neither modlib nor picamera2 is there", remedy)
+    if not found:
+        remedy = "install the package fleet-agent-modlib, or sudo apt install python3-picamera2"
+        return _error("driver", "neither modlib nor picamera2 is there", remedy)
+    against = [f"{name} does not load: {facts.load_errors[name]}" for name in found
+               if facts.load_errors.get(name)]  # fmt: skip
+    if len(against) == len(found):
+        return _error("driver", "; ".join(against), UPGRADE)
+    loading = " and ".join(name for name in found if not facts.load_errors.get(name))
+    if against:
+        return _warning("driver", f"{loading} is used; {against[0]}", UPGRADE)
+    return _ok("driver", loading)
 
 
 def _camera(facts: Facts) -> Iterator[Finding]:

@@ -16,9 +16,11 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
+from typing import Final
 from urllib.parse import urlsplit
 
 from agent import host, status
+from agent.camera.choice import why_not
 from agent.doctor import Facts
 from agent.journal import from_text
 from shared.card import Card, read_card
@@ -28,6 +30,7 @@ BROKER_SECONDS = 5.0
 COMMAND_SECONDS = 10.0
 PACKAGES = ("python3-libcamera", "imx500-all", "imx500-tools")
 MODULES = ("libcamera", "modlib", "picamera2", "onnxruntime")
+LIBRARIES: Final = ("modlib", "picamera2")
 USER = "fleet-agent"
 STATE = Path("/var/lib/fleet-agent")
 BOOT_CARD = Path("/boot/firmware/fleet-agent.yaml")
@@ -44,14 +47,17 @@ def read_facts(state: Path, *, is_service: bool) -> Facts:
         is_service: It is the packaged service's; otherwise what we are is what the agent is.
     """
     card, card_error = _card(state)
+    needs_sensor = _needs_sensor(state)
+    modules = {name: _is_there(name) for name in MODULES}
     user = USER if is_service else _own_name()
     return Facts(
-        needs_sensor=_needs_sensor(state),
+        needs_sensor=needs_sensor,
         model=_model(),
         kernel=platform.release(),
         has_driver=_has_driver(),
         packages=_packages(),
-        modules={name: _is_there(name) for name in MODULES},
+        modules=modules,
+        load_errors=_load_errors(modules) if needs_sensor else {},
         user=user,
         groups=_groups(user),
         sensors=sensors(_SUBDEVICES),
@@ -162,6 +168,11 @@ def _is_there(module: str) -> bool:
         return find_spec(module) is not None
     except (ImportError, ValueError):
         return False
+
+
+def _load_errors(modules: dict[str, bool]) -> dict[str, str]:
+    """Return what a child of its own, as a camera's is, finds against each library."""
+    return {library: why_not(library) for library in LIBRARIES if modules[library]}
 
 
 def _own_name() -> str:

@@ -95,6 +95,15 @@ FAULTS: dict[str, tuple[Facts, str, str, str]] = {
     "no library": (
         replace(WELL, modules={"libcamera": True}), "driver", "error", "fleet-agent-modlib"
     ),
+    "a library that does not load": (
+        replace(WELL, load_errors={"modlib": "ImportError: libcamera.so.0.6"}),
+        "driver", "error", "full-upgrade",
+    ),
+    "the better library does not load": (
+        replace(WELL, modules={"libcamera": True, "modlib": True, "picamera2": True},
+                load_errors={"modlib": "ImportError: libcamera.so.0.6"}),
+        "driver", "warning", "full-upgrade",
+    ),
     "not in video": (
         replace(WELL, groups=frozenset({"render"})), "groups", "error", "usermod -aG video"
     ),
