@@ -5,13 +5,16 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from controller.broker import RunningBroker
-from shared.identity import PrivacySettings, TelemetrySettings
+from shared.detections import Detections
+from shared.identity import Bounds, PrivacySettings, TelemetrySettings
 from shared.inbox import Received
 from shared.limits import IMAGE_BYTES, PACKED_FRAMES_MAX
 from shared.messages import time_text
@@ -154,3 +157,35 @@ def test_nothing_is_tracked_unless_it_is_asked_for(site: Site) -> None:
 
     assert site.fleet.reported[DEVICE]["settings"]["events"] == "off"  # type: ignore[index]
     assert not [m for m in site.fleet.messages if m.topic == topic(site, "event")]
+
+
+@pytest.mark.parametrize(("encoding", "what"), [("json", "detections"), ("packed", "packed")])
+def test_a_threshold_set_at_run_time_changes_what_is_sent_inside_the_signed_bounds_only(
+    site: Site, encoding: Literal["json", "packed"], what: str
+) -> None:
+    telemetry = TelemetrySettings(encoding=encoding, threshold_permille=300)
+    started(site, telemetry=telemetry, bounds=Bounds(threshold_permille=(200, 800)))
+    assert labels_of(message(site, what)) == {"circle", "triangle"}
+
+    beyond = ask(site, "q-1", "set", threshold_permille=1000)
+    inside = ask(site, "q-2", "set", threshold_permille=800)
+    report = site.fleet.wait(DEVICE, lambda report: bool(report["overrides"]))
+    site.fleet.messages.clear()
+    fewer = site.fleet.wait_message(
+        lambda event: event.topic == topic(site, what) and labels_of(event) == {"triangle"}
+    )
+
+    assert beyond["error"]["code"] == "bounds"  # type: ignore[index]
+    assert inside["status"] == "ok"
+    assert [one["threshold_permille"] for one in report["overrides"]] == [800]  # type: ignore[attr-defined]
+    assert fewer.payload
+
+
+def labels_of(event: Received) -> set[str]:
+    """Return what is named in the last frame of a message."""
+    if event.topic.endswith("/packed"):
+        frame = decode_packed(event.payload)[-1]
+    else:
+        frame = msgspec.json.decode(event.payload, type=Detections)
+    assert isinstance(frame.objects, tuple)
+    return {thing.label for thing in frame.objects}
