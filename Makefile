@@ -1,4 +1,5 @@
-# Needs python3 (3.11 or newer) with its venv module, and make; everything else comes into .venv.
+# Needs python3 (3.11 or newer) with its venv module, make and, for one test, Node.js; everything else
+# comes into .venv.
 #
 #   make demo   [ARGS="--once --devices 5"]   the main job, shown on this machine
 #        with ARGS="--camera modlib-twin"     the same through Sony's modlib, on a sensor of software

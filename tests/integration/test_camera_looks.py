@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from agent.camera.wire import CameraExited, Fault, FrameSeen, ImageTaken, Simulation, Streaming
@@ -34,22 +35,35 @@ def test_an_image_comes_once_for_each_time_that_it_is_asked_for(cameras: Cameras
 
     camera.look(800)
     first = box.until(ImageTaken)
-    camera.look(800)
+    camera.look(100)
     second = box.until(ImageTaken)
     seen = [box.next() for _ in range(20)]
 
     for taken in (first, second):
         assert taken.text == ""
         assert 0 < len(taken.jpeg) <= IMAGE_BYTES
-    picture = np.asarray(Image.open(io.BytesIO(first.jpeg))).astype(int)
+    picture = opened(first)
     height, width, _ = picture.shape
     assert min(height, width) >= SIDE
-    # The triangle (0.875) from the middle to the right edge is drawn in blue, the circle is not.
+    # The triangle (0.875) from the middle to the right edge is drawn in blue.
     blue = (picture[..., 2] - picture[..., 0] > 120) & (picture[..., 1] > 120)
     rows, columns = np.nonzero(blue)
     assert abs(columns.min() / width - 0.5) < 0.1  # JPEG keeps half of the colours.
     assert abs(rows.max() / height - 0.75) < 0.1
+    assert not is_circle_named(picture), "it scores 0.75"
+    assert is_circle_named(opened(second))
     assert not any(isinstance(message, ImageTaken) for message in seen)
+
+
+def opened(taken: ImageTaken) -> NDArray[np.int_]:
+    return np.asarray(Image.open(io.BytesIO(taken.jpeg))).astype(np.int_)
+
+
+def is_circle_named(picture: NDArray[np.int_]) -> bool:
+    """Say whether the upper left corner of the circle's box has its name, on red."""
+    top, left = (side // 8 for side in picture.shape[:2])
+    name = picture[top + 1 : top + 9, left + 1 : left + 23]
+    return bool(((name[..., 0] - name[..., 1]) > 100).mean() > 0.4)
 
 
 def test_tracks_are_told_only_where_they_are_asked_for(cameras: Cameras) -> None:
