@@ -158,7 +158,7 @@ def compared(package: Path, kept: Path, pictures: list[shapes.Pixels]) -> Agreem
     """Return how our graph and decoder agree with Ultralytics on the folder that it reads."""
     ours = list(_ours(package, pictures))
     theirs = ultralytics_sees(kept, pictures)
-    if ours and all(one.box is None for answer in theirs for one in answer):
+    if read_package(package).manifest.task == "classify":
         return guesses_agreement(ours, theirs)
     return agreement(ours, theirs, threshold=THRESHOLD)
 

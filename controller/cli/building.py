@@ -71,7 +71,7 @@ _OPTIONS = (
     click.option("--eval-images", type=click.IntRange(0), default=100, show_default=True,
                  help="Held-out pictures that accuracy is measured on; 0: it is not."),
     click.option("--min-map", type=_share, help="Refuse a network with less accuracy than this."),
-    click.option("--max-drop", type=_share, help="Refuse one that lost more to quantisation."),
+    click.option("--max-drop", type=_share, help="Refuse one that quantising cost more; 0.1 if not given."),
     click.option("--keep", type=click.Path(path_type=Path), metavar="FOLDER",
                  help="Also keep the folder that Ultralytics reads: best_imx_model."),
     click.option("--no-cache", is_flag=True, help="Build even what was built before."),

@@ -42,6 +42,7 @@ from controller.export.wire import (
 from shared.errors import ExportError
 
 STOP_SECONDS = 10.0
+DROP_PERMILLE_MAX = 100  # Unless asked otherwise: quantised as it should be, a network loses 10.
 IMPORT_SECONDS_MAX = 1_800.0  # A conversion of the largest takes two minutes, if undisturbed.
 
 Tell = Callable[[Progress], None]
@@ -97,11 +98,10 @@ def _deliver(request: BuildRequest, package: Path, kept: Path | None) -> None:
 
 
 def _check_accuracy(request: BuildRequest, receipt: Receipt | None) -> None:
-    check_accuracy(
-        receipt,
-        min_permille=request.min_map_permille,
-        max_drop_permille=request.max_drop_permille,
-    )
+    drop = request.max_drop_permille
+    if drop is None and receipt is not None:
+        drop = DROP_PERMILLE_MAX
+    check_accuracy(receipt, min_permille=request.min_map_permille, max_drop_permille=drop)
 
 
 def import_package(source: Path, out: Path, *, progress: Tell) -> Facts:

@@ -29,6 +29,7 @@ from controller.export.heads import inference_centred
 from controller.export.lower import lower
 from controller.export.measure import add_proof
 from controller.export.network import FULL_CHANNELS
+from controller.export.outliers import clip_outliers
 from controller.export.pack import FILE_NAMES, convert_into
 from controller.export.pictures import digest_of
 from controller.export.provenance import network_name, provenance_of, weights_sha256
@@ -157,6 +158,10 @@ def _export(
         calibration_sha256=calibration["sha256"],
     )
     network = chain.folder / f"{name}.onnx"
+    side = max(chain.request.height, chain.request.width)
+    clipped = clip_outliers(model, batches, side_pixels=side)
+    if clipped:
+        chain.tell(Progress("quantise", text=f"clipped: {', '.join(clipped)}"))
     _quantise(chain, model, network, batches)
     convert_into(network, chain.folder, chain.package, tell=chain.tell)
     facts = _facts(chain, model, network, calibration)

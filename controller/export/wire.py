@@ -48,7 +48,8 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True, tag="build"):
         golden_images: Held-out pictures whose outputs go with the release, for the agent's probe.
         eval_images: Held-out pictures that accuracy is measured on; 0: it is not.
         min_map_permille: Refuse a network with less accuracy; None: none is refused.
-        max_drop_permille: Refuse a network that lost more accuracy than this to quantisation.
+        max_drop_permille: Refuse a network that lost more accuracy than this to quantisation;
+            None: one that lost a tenth, where that was measured.
         seconds_max: When to give up.
         keep: Where to leave the folder that Ultralytics itself reads, too; None: nowhere.
     """

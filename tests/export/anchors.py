@@ -27,7 +27,13 @@ Head = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
 def quantised(
-    source: str, folder: Path, *, height: int, width: int, head: Head = OURS
+    source: str,
+    folder: Path,
+    *,
+    height: int,
+    width: int,
+    head: Head = OURS,
+    prepare: Callable[[torch.nn.Module], None] = lambda _: None,
 ) -> tuple[Path, str]:
     """Return the quantised ONNX file of a structure such as ``11/yolo11-pose``, and its task."""
     network = folder / f"n{source.rpartition('/')[2]}-{head is OURS}.onnx"
@@ -40,6 +46,7 @@ def quantised(
             yield [pictures]
 
         request = BuildRequest(model="", data="", out="", height=height, width=width)
+        prepare(model)
         made = quantise(model, request, batches=batches)
         export_onnx(made, network, task=model.task, request=request, batches=batches)
         tasks.append(model.task)

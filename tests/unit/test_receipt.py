@@ -8,6 +8,7 @@ from controller.export.receipt import (
     METRICS,
     RECEIPT_BYTES,
     ClassScore,
+    Receipt,
     check_accuracy,
     encode_receipt,
     read_receipt,
@@ -142,10 +143,10 @@ def request_of(folder: Path, **changes: int) -> BuildRequest:
     return BuildRequest(model="best.pt", data="data", out=str(folder / "out"), **changes)
 
 
-def package_of(folder: Path) -> Path:
+def package_of(folder: Path, receipt: Receipt | None = None) -> Path:
     package = folder / "package"
     package.mkdir()
-    (package / "receipt.json").write_bytes(encode_receipt(receipt_of()))
+    (package / "receipt.json").write_bytes(encode_receipt(receipt or receipt_of()))
     return package
 
 
@@ -167,6 +168,17 @@ def test_a_package_that_lost_little_is_handed_over(tmp_path: Path) -> None:
     _deliver(request, package_of(tmp_path), None)
 
     assert (Path(request.out) / "receipt.json").exists()
+
+
+def test_a_package_that_lost_a_tenth_is_handed_over_only_if_asked(tmp_path: Path) -> None:
+    lost = receipt_of(quantised=0.436)
+    package = package_of(tmp_path, lost)
+
+    with pytest.raises(ExportError, match=r"at most 0\.100 .* lost 0\.101"):
+        _deliver(request_of(tmp_path), package, None)
+    _deliver(request_of(tmp_path, max_drop_permille=1000), package, None)
+
+    assert (Path(request_of(tmp_path).out) / "receipt.json").exists()
 
 
 def test_a_limit_without_pictures_to_measure_on_is_refused_before_anything_is_built(
