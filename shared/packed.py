@@ -140,12 +140,13 @@ def _payload(frames: Sequence[Detections]) -> bytes:
 
 def _body(frame: Detections, began: int, *, is_wide: bool) -> bytes:
     things = _things(frame)
-    dnn = NO_DNN_MS if frame.dnn_ms is None else min(round(frame.dnn_ms * 10), NO_DNN_MS - 1)
+    dnn = frame.dnn_ms
+    is_told = dnn is not None and 0 <= dnn < NO_DNN_MS / 10 - 1  # NaN is not between them either.
     head = _FRAME.pack(
         frame.seq & _U32,
         frame.frame & _U32,
         min(_milliseconds(frame) - began, OFFSET_MS_MAX),
-        dnn,
+        round(dnn * 10) if dnn is not None and is_told else NO_DNN_MS,
         len(things),
         frame.truncated if isinstance(frame.truncated, int) else 0,
     )
@@ -173,7 +174,8 @@ def _column(shares: Iterator[float], steps: int) -> bytes:
 
 
 def _milliseconds(frame: Detections) -> int:
-    return (parse_time(frame.at) - _EPOCH) // timedelta(milliseconds=1)
+    """Return when a frame was captured; a device without a clock may think it is before 1970."""
+    return max(0, (parse_time(frame.at) - _EPOCH) // timedelta(milliseconds=1))
 
 
 def _mask_size(things: Sequence[Object | Class]) -> tuple[int, int]:

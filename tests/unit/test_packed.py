@@ -171,6 +171,21 @@ def sides(thing: Object) -> list[float]:
     return [*thing.box, *(side for point in thing.keypoints or () for side in point[:2])]
 
 
+@pytest.mark.parametrize("dnn_ms", [-1.0, 7000.0, float("nan"), float("inf"), None])
+def test_a_time_that_no_network_takes_is_none(dnn_ms: float | None) -> None:
+    frame = msgspec.structs.replace(detections(), dnn_ms=dnn_ms)
+
+    assert [one.dnn_ms for one in decode_packed(encode_packed([frame]).payload)] == [None]
+
+
+def test_a_clock_before_1970_and_frames_that_are_out_of_order_are_taken() -> None:
+    early = detections(at="1969-12-31T23:59:57.000Z")
+    later, before = (detections(at=f"2026-11-24T03:00:0{second}.000Z") for second in (2, 1))
+
+    assert decode_packed(encode_packed([early]).payload)[0].at == "1970-01-01T00:00:00.000Z"
+    assert decode_packed(encode_packed([later, before]).payload) == (later, before)
+
+
 def test_what_does_not_fit_loses_its_oldest_frames() -> None:
     given = [detections(n, objects=(PERSON,) * 100) for n in range(16)]
 
