@@ -56,6 +56,7 @@ from controller.keys import (
 from controller.listening import listen
 from controller.obeying import obey
 from controller.repository import Repository, add_release, create, repository_from_dict
+from controller.rollout import Rules
 from controller.status import (
     DeviceStatus,
     DriverStatus,
@@ -574,10 +575,7 @@ class Controller:
             selector=selector,
             strategy=strategy.name,
             waves=tuple((wave.pins, wave.permille) for wave in strategy.waves),
-            rules=strategy.rules(
-                heartbeat_seconds=self._timing.heartbeat_seconds,
-                silence_seconds_min=self._timing.silence_seconds_min,
-            ),
+            rules=self.rules(strategy),
             probe=strategy.probe,
             deny=deny,
             window=strategy.window,
@@ -616,6 +614,19 @@ class Controller:
             obey(self.site(), Intention(0, verb, record.rollout, arguments))
             self._store.intend(verb, record.rollout, **arguments)
             audit.note(self._store, "order", record.rollout, verb=verb, **arguments)
+
+    def rules(self, strategy: Strategy) -> Rules:
+        """Return a strategy's rules with this fleet's heartbeats."""
+        return strategy.rules(
+            heartbeat_seconds=self._timing.heartbeat_seconds,
+            silence_seconds_min=self._timing.silence_seconds_min,
+        )
+
+    def adopt(self) -> tuple[int, tuple[str, ...]]:
+        """Take over the newer plan that the broker holds (controller/backup.py)."""
+        from controller.backup import adopt  # noqa: PLC0415 - it needs this module.
+
+        return adopt(self, self._store)
 
     def site(self) -> Site:
         """Return what the store has, with the intentions that still wait."""
@@ -668,6 +679,11 @@ def _release_state(
     if release in repository.retired:
         return "pruned"
     return "signed" if repository.listed.get(release) == digest else "unsigned"
+
+
+def folder_of(project: Path, home: Path | None = None) -> Path:
+    """Return the folder of a project's fleet, whether there is one yet or not."""
+    return _place(project, home, None).folder
 
 
 def known_numbers(known: Known) -> tuple[str, ...]:
