@@ -55,3 +55,11 @@ def test_a_verdict_stands_unless_a_retry_may_change_it(
     found = again(verdict, Course(attempt=attempt), RULES, seen, is_last=is_last)
 
     assert (found is not None) is is_again
+
+
+def test_whom_an_operator_took_back_is_not_left_out() -> None:
+    taken_back = (CameraSeen("rolled_back", None, "operator"),)
+
+    found = again(UNSURE, Course(), RULES, {"a": taken_back, "b": FAULT}, is_last=True)
+
+    assert found == Again(frozenset({"b"}), frozenset(), 100.0)
