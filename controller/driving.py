@@ -555,6 +555,7 @@ class Driver:
             if msgspec.structs.replace(wanted, version=version, at=signed.at) != signed:
                 with self._store.transaction(self.holder):
                     keep_identity(self._store, wanted, signer)
+                    audit.note(self._store, "device", device, verb="sign", version=version + 1)
 
     # What goes out.
 
