@@ -7,6 +7,7 @@
 #   make test-twin                            the tests that need modlib and picamera2 (400 MB, once)
 #   make test-export                          a model trained, built and rolled out for real (as export; minutes)
 #   make bench  [ARGS="-o json"]              decoders beside modlib's, the main job with 1 to 200 agents (minutes)
+#   make bench-scale [ARGS="--agents 2000"] many connections through three waves, on both brokers
 #   make bench-export [ARGS="--sizes 320"]   the exporter beside `yolo export format=imx` (as export; an hour)
 #   make export-matrix [ARGS="--models DIR"] every family, task and size through the exporter (as export; hours)
 #   make deb    [ARGS="--arch arm64"]         the Debian packages of fleet-agent, in dist/
@@ -26,7 +27,7 @@ PICAMERA2 := picamera2==0.3.38
 # By exact version, and before everything else: a plain range brings another build.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: help demo test test-twin test-export bench bench-export export-matrix deb test-deb check export clean
+.PHONY: help demo test test-twin test-export bench bench-scale bench-export export-matrix deb test-deb check export clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -48,6 +49,9 @@ test-export: .venv/.export
 bench: .venv/.dev $(TWIN)/.twin
 	@$(TWIN)/bin/python -m benchmarks.decode $(ARGS)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-scale: .venv/.dev
+	@$(BIN)/python -m benchmarks.scale $(ARGS)
 
 bench-export: .venv/.export
 	@$(BIN)/python -m benchmarks.export $(ARGS)

@@ -240,6 +240,11 @@ class Driver:
         progress = self._publisher.progress
         return progress.bytes_sent, progress.messages_sent
 
+    @property
+    def online(self) -> int:
+        """Return how many devices are online now."""
+        return sum(known.is_online for known in self._devices.values())
+
     def _is_out(self) -> bool:
         """Say whether what we know is what the broker has; a watcher has nothing to bring out."""
         if self._signer is None:
