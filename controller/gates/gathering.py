@@ -318,7 +318,9 @@ def change(measure: str, before: Counts, after: Counts) -> float | None:
 def is_heard(gathered: Gathered) -> bool:
     """Say whether all that a wave is judged by have reported since it began, and enough."""
     new = [track for track in gathered.tracks.values() if track.epoch is not None]
-    return all(track.total.frames >= FRAMES_MIN for track in new) and all(
+    if not new or min(track.total.frames for track in new) < FRAMES_MIN:
+        return False
+    return all(
         track.total.seconds > mark.total.seconds
         for epoch in gathered.epochs
         for camera, mark in epoch.marks.items()

@@ -334,3 +334,13 @@ def test_the_last_look_waits_until_what_devices_said_at_their_end_is_gathered() 
 
     assert at_once.verdict.kind is VerdictKind.UNDECIDED
     assert then.verdict.kind is VerdictKind.FAIL
+
+
+def test_a_wave_whose_devices_have_not_said_anything_yet_is_not_judged_at_once() -> None:
+    course = Course(reaches=(Reach(frozenset({"a"}), 0),))
+    seen = [DeviceSeen("a", is_online=True, heard=1, cameras=(DONE,))]
+    early = advance(course, seen, frozenset({"a"}), RULES, seconds=61)
+    late = advance(early.course, seen, frozenset({"a"}), RULES, seconds=601)
+
+    assert early.verdict.kind is VerdictKind.UNDECIDED
+    assert "no camera has reported evidence" in late.verdict.text
