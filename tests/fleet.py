@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 FLEET = "site-a"
-PATIENCE_SECONDS = 60.0  # Only what never comes takes so long.
+PATIENCE_SECONDS = 120.0  # Only what never comes takes so long.
 QUICK_PROBE = Probe(seconds=1, valid_rate_permille=500, activation_seconds=15)
 CameraKind = Literal["auto", "modlib", "picamera2", "simulated"]
 Reported = dict[str, object]

@@ -1,15 +1,16 @@
 """A fleet on a real broker with real agents, ended with the test."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 
 from agent.camera.wire import Fault, Kind, Simulation
 from controller.broker import RunningBroker
+from shared.assignment import Entry, Probe
 from tests.cameras import release_for
-from tests.fleet import Fleet, Release, Reported, RunningAgent, camera_of
+from tests.fleet import QUICK_PROBE, Fleet, Release, Reported, RunningAgent, camera_of, entry_of
 
 
 @dataclass
@@ -47,6 +48,19 @@ class Site:
     def release(self, version: int = 1, **changes: object) -> Release:
         """Return a release for the cameras of this site."""
         return release_for(self.kind, version, **changes)
+
+    @property
+    def probe(self) -> Probe:
+        """Return a quick probe; real libraries take seconds to load, many on a busy machine."""
+        return replace(QUICK_PROBE, activation_seconds=15 if self.kind == "simulated" else 50)
+
+    def entry(self, release: Release, rollout: str = "r-1", **changes: object) -> Entry:
+        """Return an entry that gives the release to everybody, for the cameras of this site."""
+        return entry_of(release, rollout, **{"probe": self.probe, **changes})
+
+    def offer(self, release: Release, rollout: str = "r-1") -> Entry:
+        """Publish a release, and a plan that gives it to everybody."""
+        return self.fleet.offer(release, rollout, probe=self.probe)
 
     def _simulation(self, device: str, faults: tuple[Fault, ...]) -> Path:
         path = self.folder / f"{device}.simulation.json"

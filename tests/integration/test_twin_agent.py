@@ -9,7 +9,7 @@ from agent.camera.twin.packager import rpk_of
 from controller.broker import RunningBroker
 from controller.twins import PACKER_VARIABLE, write_packer
 from tests.cameras import TWINS, graph_of, with_file
-from tests.fleet import camera_of, cause_of, entry_of, make_release
+from tests.fleet import camera_of, cause_of, make_release
 from tests.integration.agents import Site, is_streaming, open_site
 from tests.integration.conftest import on_nats
 
@@ -31,7 +31,7 @@ def site(
 @on_nats
 def test_auto_says_what_it_chose_and_why(site: Site) -> None:
     agent = site.agent(DEVICE, kind="auto")
-    site.fleet.offer(site.release(1))
+    site.offer(site.release(1))
 
     report = site.fleet.wait_phase(DEVICE, "committed")
 
@@ -49,7 +49,7 @@ def test_a_device_without_a_packer_runs_what_was_packaged_on_another(
     release = make_release(1)
     rpk = rpk_of(graph_of(release), color="RGB")
 
-    site.fleet.offer(with_file(release, "rpk", "network.rpk", rpk))
+    site.offer(with_file(release, "rpk", "network.rpk", rpk))
 
     report = site.fleet.wait_phase(DEVICE, "committed")
     assert is_streaming(report)
@@ -59,13 +59,13 @@ def test_a_device_without_a_packer_runs_what_was_packaged_on_another(
 def test_a_package_for_other_colours_is_rejected_while_the_old_model_streams(site: Site) -> None:
     site.agent(DEVICE)
     first, second = site.release(1), make_release(2)
-    site.fleet.offer(first)
+    site.offer(first)
     starts = camera_of(site.fleet.wait_phase(DEVICE, "committed"))["starts"]
     second = with_file(second, "rpk", "network.rpk", rpk_of(graph_of(second), color="BGR"))
 
     site.fleet.put_blocks(second)
     site.fleet.list_release(second)
-    site.fleet.plan(entry_of(second, "r-2"), entry_of(first, "r-1"))
+    site.fleet.plan(site.entry(second, "r-2"), site.entry(first, "r-1"))
 
     report = site.fleet.wait_phase(DEVICE, "rejected", "r-2")
     assert cause_of(report, "r-2") == "release"
@@ -80,7 +80,7 @@ def test_a_missing_packer_is_waited_for(
     packer = tmp_path / "later" / "imx500-package"
     monkeypatch.setenv(PACKER_VARIABLE, str(packer))
     site.agent(DEVICE)
-    site.fleet.offer(site.release(1))
+    site.offer(site.release(1))
     site.fleet.wait(DEVICE, lambda report: _waiting_for(report) == "requires")
 
     packer.parent.mkdir()
