@@ -76,7 +76,7 @@ class Arrivals:
             result = FailedError("crashed", f"frame {self._frame}: {error!r}"[:300])
         with self._arrived:
             self._newest.append(result)
-            self._arrived.notify()
+            self._arrived.notify_all()
 
     def next(self) -> Captured | None:
         """Return the newest frame that was not returned yet, or None once it shall stop.
