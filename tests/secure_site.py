@@ -61,11 +61,9 @@ class SecureSite:
     def make(
         cls, kind: Kind, folder: Path, *, nodes: int = 1, nats: Path | None = None
     ) -> "SecureSite":
-        while True:  # Nodes take the ports that follow.
-            base = free_ports(1)[0]
-            ports = Ports(base, base + 10, base + 20, base + 30)
-            if base < 60_000 and all(_is_free(base + n) for n in range(40)):
-                break
+        ports = Ports(*free_ports(4))
+        while nodes > 1 and not all(_is_free(p + n) for p in _all(ports) for n in range(nodes)):
+            ports = Ports(*free_ports(4))  # Nodes of one machine take the ports that follow.
         if kind == "nats":
             ports = Ports(ports.devices, ports.devices, ports.browsers, ports.cluster)
         text = FLEET_YAML.format(devices=ports.devices, accounts=ports.accounts)
@@ -159,6 +157,10 @@ class SecureSite:
     def close(self) -> None:
         self.kill()
         self.controller.close()
+
+
+def _all(ports: Ports) -> tuple[int, ...]:
+    return (ports.devices, ports.accounts, ports.browsers, ports.cluster)
 
 
 def _is_free(port: int) -> bool:
