@@ -77,7 +77,7 @@ def browser_passwords(controller: "Controller") -> dict[Account, str]:
     path = controller.authorities.tls / "browsers.json"
     data = read_bounded(path, FILE_BYTES)
     known: dict[str, str] = {} if data is None else json.loads(data)
-    passwords = {
+    passwords: dict[Account, str] = {
         name: known.get(name) or secrets.token_urlsafe(PASSWORD_BYTES) for name in BROWSERS
     }
     if passwords != known:

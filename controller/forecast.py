@@ -84,7 +84,8 @@ class Forecast:
     @property
     def risk(self) -> Level:
         """Return the highest risk."""
-        return max((risk.level for risk in self.risks), key=_LEVELS.index, default="low")
+        found = {risk.level for risk in self.risks}
+        return next((level for level in reversed(_LEVELS) if level in found), "low")
 
     @property
     def offline(self) -> tuple[str, ...]:

@@ -170,7 +170,7 @@ def listening(service: Service, port: int) -> Iterator[int]:
             self.end_headers()
             self.wfile.write(data)
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             """Say nothing: a scrape every few seconds is no news."""
 
     try:
