@@ -85,7 +85,10 @@ class Forecast:
     def risk(self) -> Level:
         """Return the highest risk."""
         found = {risk.level for risk in self.risks}
-        return next((level for level in reversed(_LEVELS) if level in found), "low")
+        for level in reversed(_LEVELS):
+            if level in found:
+                return level
+        return _LEVELS[0]
 
     @property
     def offline(self) -> tuple[str, ...]:
