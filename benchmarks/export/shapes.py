@@ -20,7 +20,7 @@ from shared.errors import OperatorError
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "shapes"
 SCENE_PIXELS = 160
-CROPS_PIXELS = 224  # What a classifier is trained at: one trained at 64 guesses at larger sizes.
+CROPS_PIXELS = 64  # What a classifier is trained at.
 VAL_SHARE = 5  # The example draws a fifth as many pictures for val, and for test.
 LOG_BYTES = 2_000
 STOCK_SPLIT = "val"
