@@ -191,7 +191,13 @@ def _quantise(chain: _Chain, model: torch.nn.Module, network: Path, batches: Bat
     if report.is_fit:
         chain.tell(Progress("fit", text=f"yes: {report.words}"))
         return
-    budget = float(request.weights_memory or report.weights_left_bytes)
+    # MCT counts kernels, one byte each at eight bits.
+    kernels = sum(
+        one.weight.numel()
+        for one in model.modules()
+        if isinstance(one, (torch.nn.Conv2d, torch.nn.ConvTranspose2d, torch.nn.Linear))
+    )
+    budget = float(request.weights_memory or max(1, round(report.weights_share * kernels)))
     chain.tell(Progress("search", text=f"no: {report.words}; which layers bear fewer bits?"))
     _write(chain, model, network, batches, budget=budget)
     _give_memory_back()

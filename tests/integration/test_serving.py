@@ -187,7 +187,7 @@ def test_of_two_services_one_drives_and_the_other_takes_over(bed: Bed) -> None:
     first.end()
 
     bed.wait(lambda: bed.state(name) == "completed")
-    assert second.metric("imxfleet_driving") == 1
+    bed.wait(lambda: second.metric("imxfleet_driving") == 1)
     assert bed.running == {"shapes@1"}
 
 
