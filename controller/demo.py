@@ -493,7 +493,11 @@ def _twin_of(stage: Stage) -> tuple[list[str], dict[str, str]]:
 def _dying_with_us() -> list[str]:
     """Return what ends a child when this process is killed with -9, where Debian has it."""
     setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "TERM"] if setpriv else []
+    if setpriv is None:
+        return []
+    # Killed before the child asked for the signal, we send none: then it sees another parent.
+    unless_orphan = '[ "$PPID" = "$0" ] || exit 1; exec "$@"'
+    return [setpriv, "--pdeathsig", "TERM", "sh", "-c", unless_orphan, str(os.getpid())]
 
 
 def _tell_all_to_stop(agents: list[Agent]) -> None:
